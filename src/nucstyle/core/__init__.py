@@ -1,0 +1,1 @@
+"""Tensors and plain values: no files, no networks."""

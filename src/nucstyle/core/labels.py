@@ -1,0 +1,47 @@
+"""Label maps: integer images in which 0 is background and every other number is one nucleus."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def relabel(labels: Tensor) -> Tensor:
+    """Renumber nuclei to 1..N in the order of their numbers.
+
+    Args:
+        labels: (H, W) of any integer type, not negative.
+
+    Returns:
+        (H, W) int32; the background stays 0 even where no background pixel exists.
+    """
+    values, index = torch.unique(labels, return_inverse=True)
+    offset = 0 if values.numel() and int(values[0]) == 0 else 1
+    contiguous: Tensor = (index + offset).to(torch.int32)
+    return contiguous
+
+
+def count(labels: Tensor) -> int:
+    """The number of nuclei in a label map, contiguous or not."""
+    values = torch.unique(labels)
+    return int((values > 0).sum())
+
+
+def boxes(labels: Tensor) -> Tensor:
+    """The tight boxes of the nuclei of a contiguous label map.
+
+    Args:
+        labels: (H, W) int, numbered 1..N without gaps.
+
+    Returns:
+        (N, 4) float32, x0 y0 x1 y1 with x1 = last column + 1, so that a one-pixel nucleus has a box of area 1.
+    """
+    n = int(labels.max()) if labels.numel() else 0
+    ys, xs = torch.nonzero(labels, as_tuple=True)
+    numbers = labels[ys, xs].long() - 1
+    result = torch.empty((n, 4), dtype=torch.float32)
+    for column, values, reduction in ((0, xs, "amin"), (1, ys, "amin"), (2, xs, "amax"), (3, ys, "amax")):
+        start = torch.zeros(n, dtype=torch.int64)
+        result[:, column] = start.scatter_reduce(0, numbers, values, reduction, include_self=False).float()
+    result[:, 2:] += 1
+    return result
