@@ -1,0 +1,1 @@
+"""Files: images, labels, data sets, weights and run folders."""

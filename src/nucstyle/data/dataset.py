@@ -1,0 +1,191 @@
+"""One way to open any data set: `open_dataset(path)` gives samples, whatever the layout on disk."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.core.labels import relabel
+from nucstyle.core.protocols import Progress
+from nucstyle.core.sample import Sample
+from nucstyle.data.formats import dsb2018, pairs
+from nucstyle.data.image_io import read_image, read_labels
+from nucstyle.data.manifest import Record, check_unique, read_manifest
+from nucstyle.data.splits import with_known_split
+
+_LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], list[Record]]]] = {
+    "dsb2018": (dsb2018.matches, dsb2018.index),
+    "pairs": (pairs.matches, pairs.index),
+}
+FORMATS = (*_LAYOUTS, "manifest")
+"""Names for `--format`."""
+
+
+class Dataset(Sequence[Sample]):
+    """Images on disk, read when asked for.
+
+    Args:
+        records: What there is.
+        keep: Whether images stay in memory once read (8-bit images as bytes).
+
+    Attributes:
+        records: As given.
+    """
+
+    def __init__(self, records: Sequence[Record], *, keep: bool = False) -> None:
+        self.records = tuple(records)
+        self._kept: dict[int, Sample] | None = {} if keep else None
+        self._bytes: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # slices: use `where`
+        """Read one image with its labels; see `load`."""
+        if self._kept is None:
+            return load(self.records[index])
+        if index not in self._kept:
+            sample = load(self.records[index])
+            if sample.source and sample.source.dtype == "uint8":
+                # An 8-bit image costs a quarter as bytes; the way back divides by 255 again, so no bit is lost.
+                self._bytes[index] = (sample.image * 255).round().byte()
+                sample = replace(sample, image=torch.empty(3, *sample.size, device="meta"))
+            self._kept[index] = sample
+        sample = self._kept[index]
+        return replace(sample, image=self._bytes[index].float() / 255) if index in self._bytes else sample
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def read_all(self, progress: Progress) -> None:
+        """Read every image once, so that what cannot be used is refused before any work; kept in memory if `keep`.
+
+        Raises:
+            ImageError: The first image that cannot be used.
+        """
+        progress.start("read images", len(self), "image")
+        for index in range(len(self)):
+            self[index]
+            progress.advance(index + 1)
+
+    def with_records(self, records: Sequence[Record]) -> Dataset:
+        """The same images, already read ones included, with other records, for example once modalities are known.
+
+        Args:
+            records: One for each image, of the same files.
+        """
+        same = Dataset(records, keep=self._kept is not None)
+        if self._kept is not None:
+            same._bytes = self._bytes
+            same._kept = {
+                index: replace(sample, modality=records[index].modality) for index, sample in self._kept.items()
+            }
+        return same
+
+    def where(self, condition: Callable[[Record], bool], *, keep: bool = False) -> Dataset:
+        """The part of the data set whose records meet a condition."""
+        return Dataset([record for record in self.records if condition(record)], keep=keep)
+
+    def part(self, *splits: str | None, keep: bool = False) -> Dataset:
+        """The images of some parts: `train`, `validation`, `test`, or None for those that are not divided."""
+        return self.where(lambda record: record.split in splits, keep=keep)
+
+
+def load(record: Record) -> Sample:
+    """Read an image and its labels.
+
+    Returns:
+        A sample whose labels, where there are any, are numbered 1..N.
+
+    Raises:
+        ImageError: A file cannot be read, or labels and image differ in size.
+    """
+    image, source = read_image(record.image)
+    labels = None
+    if record.labels is not None:
+        read = dsb2018.read_mask_folder if record.labels.is_dir() else read_labels
+        labels = relabel(read(record.labels))
+        if labels.shape != image.shape[1:]:
+            msg = (
+                f"{record.labels}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
+                f"{record.image} is {image.shape[1]} x {image.shape[2]}; give the labels of this image"
+            )
+            raise ImageError(msg)
+    return Sample(id=record.id, image=image, labels=labels, modality=record.modality, source=source)
+
+
+def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = False) -> Dataset:  # noqa: A002
+    """Open a data set.
+
+    Args:
+        data: A folder, a file, a glob or a `manifest.csv`. Folders: the DSB-2018 layout, `images/` with `labels/` or
+            `masks/`, or images alone.
+        format: One of `FORMATS`; None = find out.
+        keep: Whether images stay in memory once read.
+
+    Returns:
+        The data set; nothing but names has been read so far. Images of DSB 2018 carry the shipped division.
+
+    Raises:
+        DatasetError: Nothing there, no image in it, or parts that do not fit each other.
+    """
+    path = Path(data)
+    if format is not None and format not in FORMATS:
+        msg = f"--format {format}: unknown; known: {', '.join(FORMATS)}"
+        raise DatasetError(msg)
+    records = _index(path, format)
+    if not records:
+        msg = (
+            f"{path}: no images in it; expected images/ with labels/ or masks/, ID/images with ID/masks, or image files"
+        )
+        raise DatasetError(msg)
+    check_unique(records, str(path))
+    missing = [file for record in records for file in (record.image, record.labels) if file and not file.exists()]
+    if missing:
+        msg = f"{path}: {missing[0]} does not exist ({len(missing)} missing); correct the path"
+        raise DatasetError(msg)
+    return Dataset(with_known_split(records), keep=keep)
+
+
+def _index(path: Path, format: str | None) -> list[Record]:  # noqa: A002
+    if path.is_dir():
+        return _index_folder(path, format)
+    if path.is_file():
+        return read_manifest(path) if format == "manifest" or path.suffix == ".csv" else pairs.index_files([path])
+    files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+    if not files:
+        msg = f"{path}: no such file or folder"
+        raise DatasetError(msg)
+    return pairs.index_files(file for file in files if file.is_file())
+
+
+def _index_folder(path: Path, format: str | None) -> list[Record]:  # noqa: A002
+    if format == "manifest" or (format is None and (path / "manifest.csv").is_file()):
+        return read_manifest(path / "manifest.csv")
+    if format is not None:
+        return _LAYOUTS[format][1](path)
+    for matches, index in _LAYOUTS.values():
+        if matches(path):
+            return index(path)
+    return []
+
+
+def require_labels(dataset: Dataset, purpose: str) -> None:
+    """Refuse a data set in which an image is not annotated.
+
+    Raises:
+        DatasetError: With the first such image named.
+    """
+    bare = [record for record in dataset.records if record.labels is None]
+    if bare:
+        msg = (
+            f"{bare[0].image}: not annotated ({len(bare)} of {len(dataset)} images), but {purpose} needs masks; "
+            "add labels/ or leave these images out"
+        )
+        raise DatasetError(msg)

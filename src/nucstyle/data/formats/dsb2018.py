@@ -1,0 +1,61 @@
+"""The layout of DSB 2018 (BBBC038): `<id>/images/<id>.png` and `<id>/masks/*.png`, one binary mask a nucleus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.data.image_io import IMAGE_SUFFIXES, read_mask
+from nucstyle.data.manifest import Record
+
+
+def matches(folder: Path) -> bool:
+    """Whether some sub-folder holds an `images` folder."""
+    return any((entry / "images").is_dir() for entry in folder.iterdir() if entry.is_dir())
+
+
+def index(folder: Path) -> list[Record]:
+    """List the images, sorted by id.
+
+    Raises:
+        DatasetError: A sub-folder holds no image or several.
+    """
+    records = []
+    for entry in sorted(entry for entry in folder.iterdir() if (entry / "images").is_dir()):
+        images = sorted(file for file in (entry / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if len(images) != 1:
+            msg = f"{entry / 'images'}: holds {len(images)} images, the DSB-2018 layout has exactly one"
+            raise DatasetError(msg)
+        masks = entry / "masks"
+        records.append(Record(id=entry.name, image=images[0], labels=masks if masks.is_dir() else None))
+    return records
+
+
+def read_mask_folder(folder: Path) -> Tensor:
+    """Merge a folder of binary masks into one label map.
+
+    Args:
+        folder: PNG files; the order of their names gives the numbers. Where two overlap, the first keeps the pixel.
+
+    Returns:
+        (H, W) int32; numbers of masks that are empty or wholly covered are missing.
+
+    Raises:
+        ImageError: No mask in the folder, masks of different sizes, or more than the size of int32.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
+        raise ImageError(msg)
+    first = read_mask(files[0])
+    labels = torch.zeros(first.shape, dtype=torch.int32)
+    for number, file in enumerate(files, start=1):
+        mask = torch.from_numpy(read_mask(file) if number > 1 else first)
+        if mask.shape != labels.shape:
+            msg = f"{file}: size {tuple(mask.shape)} differs from {tuple(labels.shape)} of {files[0].name} beside it"
+            raise ImageError(msg)
+        labels[mask & (labels == 0)] = number
+    return labels

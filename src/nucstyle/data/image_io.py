@@ -1,0 +1,292 @@
+"""Reading and writing single images and label images: the one door between files and tensors.
+
+The intensity rule: 8-bit numbers are divided by 255. Of any other type, the 0.1 to 99.9 percentile of the whole image
+goes to [0, 1], clipped, and `(low, high)` is kept in `Source` so that what is written back means the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import tifffile
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from nucstyle.core.errors import ImageError
+from nucstyle.core.sample import Source
+
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+"""What is taken for an image by its name."""
+MAX_PIXELS = 178_956_970
+"""Larger images are refused before they are decoded (twice Pillow's own warning limit)."""
+_FORMATS = ("PNG", "JPEG", "BMP")
+_PERCENTILES = (0.1, 99.9)
+_PNG_DEPTH = 24
+"""The byte of a PNG that holds the bits of one channel."""
+Array = npt.NDArray[Any]
+
+
+def read_image(path: Path, *, value_range: tuple[float, float] | None = None) -> tuple[Tensor, Source]:
+    """Read an image file.
+
+    Args:
+        path: PNG, TIFF, JPEG or BMP; grey or RGB, 8 or 16 bit or float. Alpha must be opaque everywhere.
+        value_range: The values in the file that become 0 and 1, instead of the intensity rule.
+
+    Returns:
+        (3, H, W) float32 in [0, 1] (grey is replicated), and where it came from.
+
+    Raises:
+        ImageError: Not an image, damaged, too large, of a shape that is not a single grey or RGB image, or not finite.
+    """
+    array = _decode(path)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    unit, low, high = to_unit(array, value_range=value_range, where=str(path))
+    source = Source(path=path, dtype=array.dtype.name, channels=channels, low=low, high=high)
+    return unit, source
+
+
+def to_unit(
+    array: Array, *, value_range: tuple[float, float] | None = None, where: str = "array"
+) -> tuple[Tensor, float, float]:
+    """Apply the intensity rule to an array.
+
+    Args:
+        array: (H, W) or (H, W, 3), any real type.
+        value_range: The values that become 0 and 1.
+        where: For messages.
+
+    Returns:
+        (3, H, W) float32 in [0, 1], and the values that became 0 and 1.
+
+    Raises:
+        ImageError: Another shape, or NaN or infinity in it.
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or 0 in array.shape:
+        msg = f"{where}: an image is (height, width) or (height, width, 3), got {array.shape}; convert it first"
+        raise ImageError(msg)
+    _check_numbers(array, where)
+    if value_range is not None:
+        low, high = value_range
+    elif array.dtype == np.uint8:
+        low, high = 0.0, 255.0
+    elif array.dtype == np.bool_:
+        low, high = 0.0, 1.0
+    else:
+        low, high = (float(value) for value in np.percentile(array, _PERCENTILES))
+    span = high - low if high > low else 1.0
+    # float32 tells all 16-bit numbers apart; wider ones would lose their contrast on a large offset.
+    wide: Array = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+    tensor = torch.from_numpy(np.clip((wide - low) / span, 0, 1).astype(np.float32, copy=False))
+    image = tensor.expand(3, -1, -1) if array.ndim == 2 else tensor.permute(2, 0, 1)
+    return image.contiguous(), low, high
+
+
+def _check_numbers(array: Array, where: str) -> None:
+    if array.dtype.kind not in "buif":
+        msg = f"{where}: pixels are real numbers, got {array.dtype}; convert the image first"
+        raise ImageError(msg)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(np.count_nonzero(~np.isfinite(array)))
+        msg = f"{where}: {bad} pixels are NaN or infinite; replace them first"
+        raise ImageError(msg)
+
+
+def from_unit(image: Tensor, source: Source) -> Array:
+    """The inverse of `to_unit` and of reading: the array that a file of the source's type would hold.
+
+    Args:
+        image: (3, H, W) float32 in [0, 1].
+        source: Type, channels and range to return to.
+
+    Returns:
+        (H, W) for a grey source (the mean of RGB), else (H, W, 3), of the source's type.
+    """
+    array = image.mean(0).cpu().numpy() if source.channels < 3 else image.permute(1, 2, 0).cpu().numpy()
+    scaled = array.astype(np.float64) * (source.high - source.low) + source.low
+    kind = np.dtype(source.dtype)
+    if np.issubdtype(kind, np.integer):
+        info = np.iinfo(kind)
+        scaled = np.clip(np.rint(scaled), info.min, info.max)
+    elif kind == np.bool_:
+        scaled = np.rint(scaled)
+    return scaled.astype(kind)
+
+
+def _decode(path: Path, *, colours: bool = True) -> Array:
+    """The pixels of a file as (H, W) or (H, W, 3), unscaled; without `colours`, palette indices stay what they are."""
+    if not path.is_file():
+        msg = f"{path}: no such image file"
+        raise ImageError(msg)
+    try:
+        decode = _decode_tiff if path.suffix.lower() in (".tif", ".tiff") else _decode_pillow
+        array = decode(path, colours)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        msg = f"{path}: not a PNG, JPEG, BMP or TIFF image ({_looks_like(path)}); replace the file"
+        raise ImageError(msg) from None
+    except Image.DecompressionBombError:
+        msg = f"{path}: too large, at most {MAX_PIXELS:,} pixels are read whole; crop or tile the image"
+        raise ImageError(msg) from None
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        msg = f"{path}: cannot be decoded ({reason}); the file is damaged, replace it"
+        raise ImageError(msg) from None
+    return _without_alpha(array, path)
+
+
+def _looks_like(path: Path) -> str:
+    head = path.read_bytes()[:64]
+    if not head:
+        return "the file is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; fetch the real file"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "it looks like an HTML page"
+    return f"it begins with {head[:8]!r}"
+
+
+def _check_pixels(path: Path, pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        msg = f"{path}: {pixels:,} pixels, at most {MAX_PIXELS:,} are read whole; crop or tile the image"
+        raise ImageError(msg)
+
+
+def _decode_pillow(path: Path, colours: bool) -> Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit decides
+        file = Image.open(path, formats=_FORMATS)
+    with file:
+        _check_pixels(path, file.width * file.height)
+        if file.format == "JPEG" and not colours:
+            msg = f"{path}: JPEG changes the numbers of nuclei; save the labels as PNG or TIFF"
+            raise ImageError(msg)
+        if file.format == "PNG":
+            data = path.read_bytes()
+            _check_sums(data)
+            if data[_PNG_DEPTH] == 16 and file.mode in ("LA", "RGB", "RGBA"):
+                return np.asarray(imagecodecs.png_decode(data))  # Pillow would keep 8 bits of the 16
+        if file.mode == "P" and not colours:
+            return np.array(file)
+        if file.mode == "P" or (file.mode in ("1", "L", "RGB") and "transparency" in file.info):
+            return np.array(file.convert("RGBA" if "transparency" in file.info else "RGB"))
+        if file.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"):
+            msg = f"{path}: colour mode {file.mode} is not read; convert the image to RGB first"
+            raise ImageError(msg)
+        return np.array(file)
+
+
+def _check_sums(png: bytes) -> None:
+    """Compare the checksum of every chunk: Pillow stops at the last pixel, before that of the last data."""
+    place = 8
+    while place < len(png) and png[place + 4 : place + 8] != b"IEND":
+        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
+        if len(png) < end + 4 or zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
+            msg = f"the chunk at byte {place} is cut off or changed"
+            raise OSError(msg)
+        place = end + 4
+
+
+def _decode_tiff(path: Path, colours: bool) -> Array:
+    with path.open("rb") as stream:
+        if stream.read(2) not in (b"II", b"MM"):
+            raise UnidentifiedImageError
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        page = series.keyframe
+        _check_pixels(path, page.imagewidth * page.imagelength)
+        if len(file.series) > 1 or (series.ndim > 2 and series.axes not in ("YXS", "SYX", "CYX", "YXC")):
+            msg = f"{path}: holds several images {series.shape} ({series.axes}); save the wanted page as its own file"
+            raise ImageError(msg)
+        if colours and not _holds_intensities(page):
+            kind = tifffile.PHOTOMETRIC(page.photometric).name
+            msg = f"{path}: {kind} colours are not read; convert the image to grey or RGB first"
+            raise ImageError(msg)
+        array = series.asarray()
+    if series.axes in ("SYX", "CYX"):
+        array = np.moveaxis(array, 0, -1)
+    return np.asarray(array)
+
+
+def _holds_intensities(page: tifffile.TiffPage) -> bool:
+    """Whether what tifffile gives are grey or RGB values; it leaves palettes, inverted grey and other spaces alone."""
+    kind, compression = page.photometric, page.compression
+    decoded = kind == tifffile.PHOTOMETRIC.YCBCR and compression == tifffile.COMPRESSION.JPEG
+    return decoded or kind in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
+
+
+def _without_alpha(array: Array, path: Path) -> Array:
+    """Drop an opaque alpha channel and a single channel's axis."""
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        alpha = array[..., -1]
+        opaque = np.iinfo(alpha.dtype).max if np.issubdtype(alpha.dtype, np.integer) else 1
+        if not (alpha == opaque).all():
+            msg = f"{path}: has transparent pixels; flatten it on a background first"
+            raise ImageError(msg)
+        array = array[..., :-1]
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        msg = f"{path}: an image is (height, width) or (height, width, 3), got {array.shape}; convert it first"
+        raise ImageError(msg)
+    return array
+
+
+def read_labels(path: Path) -> Tensor:
+    """Read a label image: 0 is background, every other number one nucleus.
+
+    Args:
+        path: PNG or TIFF, one channel of integers; a palette image's indices are the labels.
+
+    Returns:
+        (H, W) int32, numbers as in the file.
+
+    Raises:
+        ImageError: Not a label image, damaged, or negative numbers.
+    """
+    if not path.is_file():
+        msg = f"{path}: no such label file"
+        raise ImageError(msg)
+    array = _decode(path, colours=False)
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
+        msg = f"{path}: a label image has one channel of integers, got {array.shape} {array.dtype}"
+        raise ImageError(msg)
+    if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
+        msg = f"{path}: labels run from {array.min()} to {array.max()}; they must be 0 to 2147483647"
+        raise ImageError(msg)
+    return torch.from_numpy(array.astype(np.int32))
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """Read the binary mask of one nucleus: (H, W) bool, true above half of its greatest number, be that 1 or 255."""
+    array = _decode(path)
+    _check_numbers(array, str(path))
+    grey = array if array.ndim == 2 else array.max(axis=2)
+    top = float(grey.max()) if grey.size else 0.0
+    return np.asarray(grey > top / 2) if top > 0 else np.zeros(grey.shape, bool)
+
+
+def write_labels(path: Path, labels: Tensor) -> None:
+    """Write a label image as deflated TIFF: uint16, or uint32 past 65,535 nuclei.
+
+    Args:
+        path: Ends in `.tif`.
+        labels: (H, W) int, not negative.
+    """
+    array = labels.cpu().numpy()
+    kind = np.uint16 if not array.size or array.max() <= np.iinfo(np.uint16).max else np.uint32
+    tifffile.imwrite(path, array.astype(kind), compression="deflate", metadata={"axes": "YX"})
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    """Write (3, H, W) float32 in [0, 1] as an 8-bit RGB PNG."""
+    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(array).save(path, format="PNG", optimize=False)

@@ -1,0 +1,125 @@
+"""`manifest.csv`: which image belongs to which labels, modality, part and field of view. A person may edit it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nucstyle.core.errors import DatasetError
+
+COLUMNS = ("id", "image", "labels", "modality", "split", "field_of_view")
+SPLITS = ("train", "validation", "test")
+_MODALITY = re.compile(r"[a-z0-9-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One line of a manifest: an image on disk and what is known of it."""
+
+    id: str
+    """Unique in the data set."""
+    image: Path
+    """The image file."""
+    labels: Path | None = None
+    """A label image, a folder of binary masks, or None = not annotated."""
+    modality: str | None = None
+    """A name in [a-z0-9-]+, None where not known."""
+    split: str | None = None
+    """train, validation, test, or None = not divided."""
+    field_of_view: str | None = None
+    """Images of one field must stay in one part; None where not known."""
+
+
+def read_manifest(path: Path) -> list[Record]:
+    """Read a manifest.
+
+    Raises:
+        DatasetError: A missing column, a doubled id, or a value that is not allowed; the line is named.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # line breaks inside a quoted field stay as they are
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{path}: cannot be read as UTF-8 text ({error})"
+        raise DatasetError(msg) from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        return _read_rows(reader, path)
+    except csv.Error as error:
+        msg = f"{path}: line {reader.line_num + 1}: not a table of comma-separated values ({error})"
+        raise DatasetError(msg) from None
+
+
+def _read_rows(reader: csv.DictReader[str], path: Path) -> list[Record]:
+    missing = [column for column in COLUMNS[:2] if column not in (reader.fieldnames or ())]
+    if missing:
+        msg = f"{path}: line 1: no column {missing[0]!r}; the header is {','.join(COLUMNS)}"
+        raise DatasetError(msg)
+    records: dict[str, Record] = {}
+    for row in reader:
+        where = f"{path}: line {reader.line_num}"
+        record = _record(row, path.parent, where)
+        if record.id in records:
+            msg = f"{where}: the id {record.id!r} stands here for the second time; ids are unique"
+            raise DatasetError(msg)
+        records[record.id] = record
+    return list(records.values())
+
+
+def _record(row: dict[str, str], folder: Path, where: str) -> Record:
+    values = {name: (row.get(name) or "").strip() for name in COLUMNS}
+    if not values["id"] or not values["image"]:
+        msg = f"{where}: id and image must not be empty"
+        raise DatasetError(msg)
+    if values["modality"] and not _MODALITY.fullmatch(values["modality"]):
+        msg = f"{where}: modality {values['modality']!r}; use small letters, digits and hyphens"
+        raise DatasetError(msg)
+    if values["split"] and values["split"] not in SPLITS:
+        msg = f"{where}: split {values['split']!r}; known: {', '.join(SPLITS)}, or empty"
+        raise DatasetError(msg)
+    return Record(
+        id=values["id"],
+        image=folder / values["image"],
+        labels=folder / values["labels"] if values["labels"] else None,
+        modality=values["modality"] or None,
+        split=values["split"] or None,
+        field_of_view=values["field_of_view"] or None,
+    )
+
+
+def write_manifest(path: Path, records: Iterable[Record]) -> None:
+    """Write a manifest; paths are stored relative to it."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for record in records:
+            labels = _relative(record.labels, path.parent) if record.labels else ""
+            image = _relative(record.image, path.parent)
+            writer.writerow(
+                [record.id, image, labels, record.modality or "", record.split or "", record.field_of_view or ""]
+            )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return path.resolve().as_posix()
+
+
+def check_unique(records: Sequence[Record], where: str) -> None:
+    """Refuse two images of one id.
+
+    Raises:
+        DatasetError: With both files named.
+    """
+    seen: dict[str, Path] = {}
+    for record in records:
+        if record.id in seen:
+            msg = f"{where}: {seen[record.id]} and {record.image} have the same id {record.id!r}; rename one of them"
+            raise DatasetError(msg)
+        seen[record.id] = record.image

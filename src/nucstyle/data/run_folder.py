@@ -1,0 +1,238 @@
+"""Run folders: what a verb writes, and all that `report`, `--resume` and a reader need.
+
+`config.toml environment.json log.jsonl result.json report.html checkpoints/ samples/`, as far as the verb has them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from nucstyle.core.config import read_toml, to_toml
+from nucstyle.core.errors import ConfigError, RunFolderError
+from nucstyle.data.weights import replace_durably
+
+CONFIG, ENVIRONMENT, LOG, RESULT, REPORT = "config.toml", "environment.json", "log.jsonl", "result.json", "report.html"
+_LOCK = ".lock"
+_PACKAGES = ("nucstyle", "torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow", "tifffile")
+
+
+class RunFolder:
+    """An open run folder; use `RunFolder.open` as a context manager.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        inputs: tuple[Path, ...] = (),
+    ) -> Self:
+        """Create a run folder, or go on in one.
+
+        Args:
+            path: The folder; an empty or absent one is always fine.
+            config: Plain values that determine the result; `config["verb"]` names the verb.
+            resume: Go on in a run of the same config.
+            overwrite: Delete an older run first; only a folder that holds our `config.toml` is ever deleted.
+            inputs: Files and folders that the verb reads, which the run must not sit on.
+
+        Raises:
+            RunFolderError: The folder holds something else, is in use, cannot be written, or is one of the inputs.
+        """
+        _keep_apart(path, inputs)
+        old = check_target(path, resume=resume, overwrite=overwrite)
+        if resume and old is not None:
+            _compare(path, old, config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            run = cls(path, FileLock(path / _LOCK, timeout=0))
+            run._lock.acquire()
+        except Timeout:
+            msg = f"{path}: in use by another nucstyle process; wait for it or choose another --out"
+            raise RunFolderError(msg) from None
+        except OSError as error:
+            msg = f"{path}: cannot be written: {error.strerror}; choose another --out"
+            raise RunFolderError(msg) from None
+        if overwrite:
+            run._clear()
+        if not (path / CONFIG).exists():
+            write_text(path / CONFIG, to_toml(config))
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _clear(self) -> None:
+        # config.toml goes last: a deletion that is cut off leaves a folder that --overwrite still recognises.
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == CONFIG):
+            if entry.name != _LOCK:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def write_environment(self, *, device: str, precision: str) -> None:
+        """Record what the run was made with: versions, machine, time. Nothing in it changes the result's bytes."""
+        record = {
+            "versions": {"python": platform.python_version(), **package_versions()},
+            "platform": platform.platform(),
+            "processor": platform.machine(),
+            "cpu_count": os.cpu_count(),
+            "device": device,
+            "precision": precision,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        write_text(self.path / ENVIRONMENT, json.dumps(record, indent=1))
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`; its presence says that the run is finished."""
+        write_json(self.path / RESULT, result)
+
+    def is_finished(self) -> bool:
+        """Whether a `result.json` was written."""
+        return (self.path / RESULT).exists()
+
+
+def _keep_apart(path: Path, inputs: tuple[Path, ...]) -> None:
+    """Refuse to write a run over what the verb reads."""
+    for given in inputs:
+        if given.resolve() == path.resolve() or path.resolve() in given.resolve().parents:
+            msg = f"{path}: the output folder would hold the input {given}; choose another --out"
+            raise RunFolderError(msg)
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of what shapes a result."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def check_target(path: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """Refuse a target that must not be written, before any work is done.
+
+    Returns:
+        The old config where there is one.
+
+    Raises:
+        RunFolderError: See `RunFolder.open`.
+    """
+    if resume and overwrite:
+        msg = "--resume and --overwrite exclude each other; give one of them"
+        raise RunFolderError(msg)
+    if path.exists() and not path.is_dir():
+        msg = f"{path}: is a file; --out names a folder"
+        raise RunFolderError(msg)
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(parent, os.W_OK):
+        msg = f"{path}: {parent} cannot be written; choose another --out"
+        raise RunFolderError(msg)
+    content = [entry.name for entry in path.iterdir() if entry.name != _LOCK] if path.is_dir() else []
+    if not content:
+        return None
+    if CONFIG not in content:
+        msg = f"{path}: holds files but no {CONFIG} of a run; choose another --out"
+        raise RunFolderError(msg)
+    old = read_config(path)
+    if not resume and not overwrite:
+        msg = f"{path}: already holds a {old.get('verb')} run; add --resume to go on, --overwrite to replace it"
+        raise RunFolderError(msg)
+    return old
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The `config.toml` of a run folder.
+
+    Raises:
+        RunFolderError: There is none, or it is not ours.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        msg = f"{path}: not a run folder (no {CONFIG} in it)"
+        raise RunFolderError(msg)
+    try:
+        table = read_toml(file.read_text(encoding="utf-8"), where=str(file))
+    except (UnicodeDecodeError, ConfigError):
+        table = {}
+    if "verb" not in table:
+        msg = f"{path}: its {CONFIG} is damaged or was not written by nucstyle; choose another folder"
+        raise RunFolderError(msg)
+    return table
+
+
+def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse to go on in a run of another config, naming the first key that differs."""
+    before, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            msg = (
+                f"{path}: cannot resume, {key} was {before.get(key)!r} and is now {after.get(key)!r}; "
+                "give the old value or start a new run"
+            )
+            raise RunFolderError(msg)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON in one fixed form (sorted keys, indented), so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a run wrote.
+
+    Raises:
+        RunFolderError: Missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        msg = f"{path}: missing; the run has not finished, go on with --resume"
+        raise RunFolderError(msg) from None
+    except (ValueError, OSError) as error:
+        msg = f"{path}: cannot be read ({error}); run the verb again with --overwrite"
+        raise RunFolderError(msg) from None
+    if not isinstance(value, dict):
+        msg = f"{path}: does not hold a JSON object; run the verb again with --overwrite"
+        raise RunFolderError(msg)
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; a reader sees the old one or the whole new one."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        replace_durably(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
