@@ -1,0 +1,1 @@
+"""Which imaging modality an image belongs to."""
