@@ -1,0 +1,1 @@
+"""The multi-domain content and attribute GAN."""
