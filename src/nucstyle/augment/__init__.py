@@ -1,0 +1,1 @@
+"""Augmentations: pixels change, labels do not (geometry moves both together)."""

@@ -1,0 +1,34 @@
+"""What every augmentation is: draw (all the randomness), apply (none), and a record of what was drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from torch import Generator
+
+from nucstyle.core.sample import Sample
+
+
+class Augmentation(ABC):
+    """Changes a sample; the same generator state gives the same result."""
+
+    @abstractmethod
+    def draw(self, sample: Sample, generator: Generator) -> Mapping[str, object] | None:
+        """All the randomness: plain values that `apply` needs, or None to leave the sample as it is."""
+
+    @abstractmethod
+    def apply(self, sample: Sample, drawn: Mapping[str, object]) -> Sample:
+        """No randomness: the sample after the augmentation, with its record in the history."""
+
+    def augment(self, sample: Sample, generator: Generator) -> Sample:
+        """Draw, then apply."""
+        drawn = self.draw(sample, generator)
+        return sample if drawn is None else self.apply(sample, drawn)
+
+
+def augment_in_order(sample: Sample, augmentations: Sequence[Augmentation], generator: Generator) -> Sample:
+    """Apply several augmentations, one after the other, from one generator."""
+    for augmentation in augmentations:
+        sample = augmentation.augment(sample, generator)
+    return sample

@@ -1,0 +1,147 @@
+"""Style augmentation: the pixels of another modality, the masks of the original (paper, section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Generator, Tensor
+
+from nucstyle.augment.base import Augmentation
+from nucstyle.core.errors import ImageError, OptionError
+from nucstyle.core.protocols import AttributeMode, Translator
+from nucstyle.core.rng import chance, integer
+from nucstyle.core.sample import Applied, Sample, Source
+from nucstyle.data.image_io import from_unit, to_unit
+
+Input = TypeVar("Input", Sample, npt.NDArray[np.generic])
+
+
+class StyleTransfer(Augmentation):
+    """Moves an image into a random modality with probability p; labels stay the same object.
+
+    ```python
+    augment = StyleTransfer(model, p=0.5)
+    restyled = augment(image, seed=0)
+    ```
+
+    Args:
+        model: A trained `StyleModel`, or anything else that is a `Translator`.
+        p: Probability that an image is restyled; 0.5 in the paper.
+        targets: Names of the modalities to choose from, all alike; None = all that the model knows.
+        attributes: How a style within the modality is drawn: `per-domain`, `normal`, or `exemplar` = as in a picture.
+        exemplar: (3, H, W) float32 in [0, 1], the picture for `exemplar`. Its modality is the target.
+        exclude_own: Never choose the modality that the image already has.
+
+    Raises:
+        OptionError: p outside [0, 1], an unknown target, or `exemplar` without a picture.
+    """
+
+    def __init__(
+        self,
+        model: Translator,
+        p: float = 0.5,
+        targets: Sequence[str] | None = None,
+        attributes: Literal["per-domain", "normal", "exemplar"] = "per-domain",
+        exemplar: Tensor | None = None,
+        exclude_own: bool = False,
+    ) -> None:
+        if not 0 <= p <= 1:
+            msg = f"p is a probability in [0, 1], got {p}"
+            raise OptionError(msg)
+        unknown = [name for name in targets or () if name not in model.modalities]
+        if unknown or (targets is not None and not targets):
+            msg = f"unknown target modality {unknown}; the style model knows {', '.join(model.modalities)}"
+            raise OptionError(msg)
+        if (attributes == "exemplar") != (exemplar is not None):
+            msg = 'attributes="exemplar" and exemplar=PICTURE belong together; give both or neither'
+            raise OptionError(msg)
+        self.model = model
+        self.p = p
+        self.targets = tuple(model.modalities.index(name) for name in targets or model.modalities)
+        self.attributes = attributes
+        self.exemplar = exemplar
+        self.exclude_own = exclude_own
+
+    def __call__(self, x: Input, *, seed: int | None = None, generator: Generator | None = None) -> Input:
+        """Restyle one image.
+
+        Args:
+            x: A `Sample`, or an array (H, W) or (H, W, 3): integers by the intensity rule, floats in [0, 1].
+            seed: The result depends on it and the input alone.
+            generator: A CPU generator to draw from instead.
+
+        Returns:
+            The same type, size and dtype; the very object x where nothing was changed.
+
+        Raises:
+            OptionError: Both seed and generator, or an input of another type.
+            ImageError: Not finite, or floats outside [0, 1].
+        """
+        if seed is not None and generator is not None:
+            msg = "seed and generator exclude each other; give one of them"
+            raise OptionError(msg)
+        if generator is None:
+            generator = torch.Generator()
+            generator.manual_seed(seed) if seed is not None else generator.seed()
+        if isinstance(x, Sample):
+            return self.augment(x, generator)
+        if not isinstance(x, np.ndarray):
+            msg = f"StyleTransfer takes a Sample or a NumPy array, got {type(x).__name__}"
+            raise OptionError(msg)
+        sample = _from_array(x)
+        restyled = self.augment(sample, generator)
+        return x if restyled is sample else from_unit(restyled.image, cast("Source", sample.source))
+
+    def draw(self, sample: Sample, generator: Generator) -> Mapping[str, object] | None:
+        """Whether, into which modality, and with which style."""
+        if not chance(self.p, generator):
+            return None
+        own = self._modality(sample)
+        if self.exemplar is not None:
+            picture = self.exemplar[None]
+            target = self.model.recognise(picture)
+            attribute = self.model.encode_attribute(picture, target)
+        else:
+            choices = [number for number in self.targets if not (self.exclude_own and number == own)]
+            if not choices:
+                return None
+            target = torch.tensor([choices[integer(0, len(choices), generator)]])
+            mode: AttributeMode = "normal" if self.attributes == "normal" else "per-domain"
+            attribute = self.model.draw_attribute(target, mode=mode, generator=generator)
+        return {
+            "source": self.model.modalities[own],
+            "target": self.model.modalities[int(target)],
+            "attribute": [float(value) for value in attribute[0]],
+        }
+
+    def apply(self, sample: Sample, drawn: Mapping[str, object]) -> Sample:
+        """The content of the sample in the drawn style."""
+        source, target = (self.model.modalities.index(cast("str", drawn[name])) for name in ("source", "target"))
+        restyled = self.model.translate(
+            sample.image[None],
+            source=torch.tensor([source]),
+            target=torch.tensor([target]),
+            attribute=torch.tensor([drawn["attribute"]]),
+        )
+        return sample.with_pixels(restyled[0].to(sample.image.device), Applied(type(self).__name__, drawn))
+
+    def _modality(self, sample: Sample) -> int:
+        """The sample's own modality: the one it is labelled with if the model knows it, else what the model sees."""
+        if sample.modality in self.model.modalities:
+            return self.model.modalities.index(sample.modality)
+        return int(self.model.recognise(sample.image[None]))
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> Sample:
+    """An array in memory as a sample that remembers its type and range."""
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if is_float and array.size and np.isfinite(array).all() and (array.min() < 0 or array.max() > 1):
+        msg = f"float images must lie in [0, 1], got {array.min():g} to {array.max():g}; divide by their range first"
+        raise ImageError(msg)
+    image, low, high = to_unit(array, value_range=(0.0, 1.0) if is_float else None)
+    channels = 1 if array.ndim == 2 else 3
+    return Sample(id="array", image=image, source=Source(dtype=array.dtype.name, channels=channels, low=low, high=high))
