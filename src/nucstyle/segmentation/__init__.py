@@ -1,0 +1,1 @@
+"""Segmenting nuclei: trunk, detector, targets, test-time augmentation, decoding."""

@@ -1,0 +1,269 @@
+"""The segmenter: torchvision's Mask R-CNN on an ImageNet-pretrained EfficientNet-Lite0 with a feature pyramid."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, Self
+
+import torch
+from annotated_types import Ge, Gt, Le, MinLen
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+
+from nucstyle.core.config import build, to_table
+from nucstyle.core.errors import WeightsError
+from nucstyle.core.precision import Autocast
+from nucstyle.segmentation.backbone import PyramidTrunk
+from nucstyle.segmentation.targets import NUCLEUS
+
+Share = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmenterConfig:
+    """Everything that shapes or caps the detector; torchvision's own defaults are for photographs of a few objects."""
+
+    pyramid_channels: Count = 96
+    """Channels of the feature pyramid."""
+    box_head_size: Count = 512
+    """Width of the two hidden layers of the box head."""
+    mask_layers: Count = 3
+    """3 x 3 convolutions of the mask head."""
+    anchor_sizes_px: Annotated[tuple[int, ...], MinLen(5)] = (8, 16, 32, 64, 128)
+    """Side of the anchors, one a pyramid level."""
+    anchor_ratios: Annotated[tuple[float, ...], MinLen(1)] = (0.5, 1.0, 2.0)
+    """Height over width of the anchors."""
+    proposals_before_nms_train: Count = 800
+    proposals_after_nms_train: Count = 600
+    proposals_before_nms: Count = 2000
+    """A level, in prediction; torchvision keeps 1,000."""
+    proposals_after_nms: Count = 2000
+    """An image, in prediction; torchvision keeps 1,000."""
+    proposal_score: Share = 0.05
+    """Proposals whose objectness is below are not looked at: on an empty field there would be thousands."""
+    anchors_per_image: Count = 128
+    """Anchors that the proposal loss looks at."""
+    regions_per_image: Count = 128
+    """Regions that the box and mask losses look at."""
+    max_nuclei: Count = 1000
+    """Nuclei an image; torchvision keeps 100, and crowded fields hold more."""
+    box_score: Share = 0.3
+    """Detections below are dropped at once."""
+    box_nms_iou: Share = 0.3
+    """Of two boxes that overlap more, the worse is dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig:
+    """How images are prepared for the detector and its answers read."""
+
+    score: Share = 0.5
+    """Nuclei below are not written."""
+    mask_threshold: Share = 0.5
+    """Probability from which a pixel belongs to a nucleus."""
+    enlarge_below_px: Annotated[int, Ge(0)] = 400
+    """Fields whose longer side is at most this are enlarged first: nuclei of 10 px are hard at stride 4."""
+    enlarge_factor: Annotated[float, Gt(0)] = 2.0
+    """By how much."""
+
+    def magnification(self, size: tuple[int, int]) -> float:
+        """How much a field of (height, width) is enlarged before its nuclei are sought."""
+        return self.enlarge_factor if max(size) <= self.enlarge_below_px else 1.0
+
+
+class Features(NamedTuple):
+    """The trunk's view of one image."""
+
+    maps: OrderedDict[str, Tensor]
+    """Pyramid levels, each (1, C, h, w)."""
+    size: tuple[int, int]
+    """(height, width) of the image, before padding."""
+    padded: Tensor
+    """(1, 3, H, W), what the trunk saw."""
+
+
+def build_detector(config: SegmenterConfig, trunk: PyramidTrunk, autocast: Autocast) -> MaskRCNN:
+    """Put torchvision's Mask R-CNN together.
+
+    torchvision's internal resize and normalisation are switched off: magnification is ours (`InferenceConfig`), and the
+    trunk normalises its own input.
+    """
+    channels = config.pyramid_channels
+    network = MaskRCNN(
+        trunk,
+        rpn_anchor_generator=AnchorGenerator(
+            tuple((size,) for size in config.anchor_sizes_px), (config.anchor_ratios,) * len(config.anchor_sizes_px)
+        ),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
+        box_head=TwoMLPHead(channels * 49, config.box_head_size),
+        box_predictor=FastRCNNPredictor(config.box_head_size, 2),
+        mask_head=MaskRCNNHeads(channels, (channels,) * config.mask_layers, 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, 2),
+        rpn_pre_nms_top_n_train=config.proposals_before_nms_train,
+        rpn_post_nms_top_n_train=config.proposals_after_nms_train,
+        rpn_pre_nms_top_n_test=config.proposals_before_nms,
+        rpn_post_nms_top_n_test=config.proposals_after_nms,
+        rpn_score_thresh=config.proposal_score,
+        rpn_batch_size_per_image=config.anchors_per_image,
+        box_batch_size_per_image=config.regions_per_image,
+        box_detections_per_img=config.max_nuclei,
+        box_score_thresh=config.box_score,
+        box_nms_thresh=config.box_nms_iou,
+    )
+    network.transform = _PadOnly()
+    for part, name in (
+        (network, "backbone"),
+        (network.rpn, "head"),
+        (network.roi_heads, "box_head"),
+        (network.roi_heads, "box_predictor"),
+        (network.roi_heads, "mask_head"),
+        (network.roi_heads, "mask_predictor"),
+    ):
+        setattr(part, name, _InFormat(getattr(part, name), autocast))
+    return network
+
+
+class _PadOnly(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """torchvision's transform without its resize and normalisation; its own switch for that works in training only."""
+
+    def __init__(self) -> None:
+        super().__init__(min_size=1, max_size=1, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Nothing."""
+        return image, target
+
+
+class _InFormat(nn.Module):
+    """Runs a part of the network in a number format and gives float32 back.
+
+    Only convolutions and matrix products run in bfloat16. Box arithmetic must not: at x = 500 its steps are 2 pixels.
+    """
+
+    def __init__(self, part: nn.Module, autocast: Autocast) -> None:
+        super().__init__()
+        self.part = part
+        self._autocast = autocast
+
+    def forward(self, *arguments: Any) -> Any:  # noqa: ANN401  (whatever the part takes and gives)
+        with self._autocast():
+            return _to_float32(self.part(*arguments))
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        # torchvision reads attributes such as `out_channels` of the parts.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("part"), name)
+
+
+def _to_float32(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, Tensor):
+        return value.float()
+    if isinstance(value, Mapping):
+        return OrderedDict((name, _to_float32(one)) for name, one in value.items())
+    return type(value)(_to_float32(one) for one in value)
+
+
+class Segmenter:
+    """Finds nuclei in images.
+
+    Args:
+        config: Shape of the detector.
+        inference: How images are prepared and answers read.
+        trunk: A trunk with its weights; None = one that is not trained, to be filled by `load`.
+        autocast: Number format of the convolutions.
+    """
+
+    def __init__(
+        self,
+        config: SegmenterConfig,
+        inference: InferenceConfig,
+        *,
+        trunk: PyramidTrunk | None = None,
+        autocast: Autocast = nullcontext,
+    ) -> None:
+        self.config = config
+        self.inference = inference
+        self.network = build_detector(config, trunk or PyramidTrunk(config.pyramid_channels), autocast)
+        self.network.to(memory_format=torch.channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        device: torch.device = next(self.network.parameters()).device
+        return device
+
+    def losses(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The training losses of Mask R-CNN by name.
+
+        Args:
+            images: (3, H, W) float32 in [0, 1] each.
+            targets: As `targets.to_detection_target` makes them.
+        """
+        self.network.train()
+        losses: dict[str, Tensor] = self.network(list(images), [dict(target) for target in targets])
+        return losses
+
+    @torch.no_grad()
+    def see(self, image: Tensor) -> Features:
+        """Run the trunk on one image, (3, H, W) float32 in [0, 1]."""
+        self.network.eval()
+        batch, _ = self.network.transform([image.to(self.device)])
+        return Features(self.network.backbone(batch.tensors), batch.image_sizes[0], batch.tensors)
+
+    @torch.no_grad()
+    def detect_boxes(self, seen: Features) -> tuple[Tensor, Tensor]:
+        """Boxes (N, 4) xyxy in pixels and scores (N,), best first, of what the trunk saw."""
+        network, heads = self.network, self.network.roi_heads
+        proposals, _ = network.rpn(ImageList(seen.padded, [seen.size]), seen.maps)
+        pooled = heads.box_roi_pool(seen.maps, proposals, [seen.size])
+        logits, deltas = heads.box_predictor(heads.box_head(pooled))
+        boxes, scores, _ = heads.postprocess_detections(logits, deltas, proposals, [seen.size])
+        return boxes[0], scores[0]
+
+    @torch.no_grad()
+    def detect_masks(self, seen: Features, boxes: Tensor) -> Tensor:
+        """Mask probabilities (N, S, S) of given boxes (N, 4), each stretched over its box."""
+        heads = self.network.roi_heads
+        pooled = heads.mask_roi_pool(seen.maps, [boxes], [seen.size])
+        logits: Tensor = heads.mask_predictor(heads.mask_head(pooled))
+        return logits[:, NUCLEUS].sigmoid()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values, enough for `from_state`."""
+        return self.network.state_dict(), {"segmenter": to_table(self.config), "inference": to_table(self.inference)}
+
+    @classmethod
+    def from_state(
+        cls,
+        tensors: Mapping[str, Tensor],
+        values: Mapping[str, Any],
+        *,
+        load: Callable[[nn.Module, Mapping[str, Tensor]], None],
+        autocast: Autocast = nullcontext,
+    ) -> Self:
+        """Make a segmenter from what `state` returned; `load` puts tensors into a module.
+
+        Raises:
+            WeightsError: A part is missing.
+        """
+        try:
+            config = build(SegmenterConfig, values["segmenter"], where="segmenter weights")
+            inference = build(InferenceConfig, values["inference"], where="segmenter weights")
+        except KeyError as error:
+            msg = f"segmenter weights without {error}; train the segmenter again"
+            raise WeightsError(msg) from None
+        segmenter = cls(config, inference, autocast=autocast)
+        load(segmenter.network, tensors)
+        return segmenter
