@@ -1,0 +1,1 @@
+"""Recipes: every number of a training, as TOML with its origin beside it."""

@@ -1,0 +1,218 @@
+"""The loop that both trainings share: steps, log, checkpoints, interruption, and losses that are not a number."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Protocol
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from nucstyle.core.errors import Interrupted, TrainingError
+from nucstyle.core.protocols import Progress
+from nucstyle.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from nucstyle.training.logbook import Logbook
+
+Steps = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopConfig:
+    """How a training runs, whatever it trains."""
+
+    steps: Steps
+    """Updates of the weights."""
+    checkpoint_every: Steps = 100
+    """Steps between two checkpoints."""
+    log_every: Steps = 10
+    """Steps between two lines of the log."""
+    max_skipped: Steps = 20
+    """The run stops after this many steps in a row whose loss is not finite."""
+
+
+class NonFiniteLossError(Exception):
+    """A loss is NaN or infinite; the step must not be taken.
+
+    Args:
+        parts: The terms by name.
+    """
+
+    def __init__(self, parts: dict[str, float]) -> None:
+        bad = [name for name, value in parts.items() if not math.isfinite(value)]
+        super().__init__(", ".join(bad) or "the gradient")
+
+
+class Trainer(Protocol):
+    """What the loop needs of a training."""
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Take step number `step` (from 1); all its randomness follows from the seed and that number.
+
+        Raises:
+            NonFiniteLossError: Nothing was updated by the losses that are not finite.
+        """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that must survive."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to what `tensors` returned."""
+
+
+def run_loop(
+    trainer: Trainer,
+    run: Path,
+    config: LoopConfig,
+    *,
+    stage: str,
+    progress: Progress,
+    snapshot: Callable[[int], None] | None = None,
+) -> None:
+    """Train until `config.steps`, from the newest checkpoint where the run has one.
+
+    Args:
+        trainer: Takes the steps.
+        run: The run folder: log and checkpoints go there.
+        config: How many steps and how often what.
+        stage: The name of the stage on the screen.
+        progress: Shown to the person.
+        snapshot: Called after each checkpoint with the step, to draw samples.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written, `--resume` goes on.
+        TrainingError: Too many steps in a row were not finite; the last good checkpoint is kept.
+        RunFolderError: A checkpoint cannot be written.
+    """
+    first = _go_on(trainer, run, config, stage, progress)
+    log = Logbook(run / "log.jsonl", step=first)
+    progress.start(stage, config.steps, "step")
+    progress.advance(first)
+    skipped = 0
+    with stop_requests() as stop:
+        for step in range(first + 1, config.steps + 1):
+            try:
+                _report(trainer.step(step), step, config, log, progress)
+                skipped = 0
+            except NonFiniteLossError as error:
+                skipped += 1
+                log.write({"step": step, "skipped": str(error)})
+                _give_up_if(skipped >= config.max_skipped, run, step, str(error))
+            if step % config.checkpoint_every == 0 or step == config.steps or stop:
+                save_checkpoint(run, step, trainer.tensors())
+                if snapshot is not None and not stop:
+                    snapshot(step)
+            if stop and step < config.steps:
+                msg = f"stopped by {signal.Signals(stop[0]).name} after step {step}; go on with --resume"
+                raise Interrupted(msg, stop[0])
+
+
+def _go_on(trainer: Trainer, run: Path, config: LoopConfig, stage: str, progress: Progress) -> int:
+    """Restore the newest checkpoint; returns its step, 0 for a new run."""
+    warnings: list[str] = []
+    checkpoint = latest_checkpoint(run, warnings)
+    for warning in warnings:
+        progress.say(f"warning: {warning}")
+    if checkpoint is None:
+        return 0
+    trainer.restore(checkpoint)
+    progress.say(f"{stage}: going on from step {checkpoint.step} of {config.steps}")
+    return checkpoint.step
+
+
+def _report(parts: dict[str, Tensor], step: int, config: LoopConfig, log: Logbook, progress: Progress) -> None:
+    """Show the step; every `log_every` steps read the losses, which makes a GPU wait, and log them."""
+    if step % config.log_every and step != config.steps:
+        progress.advance(step)
+        return
+    values = {name: float(value) for name, value in parts.items()}
+    log.write({"step": step, **values})
+    progress.advance(step, values)
+
+
+def _give_up_if(too_many: bool, run: Path, step: int, what: str) -> None:
+    if too_many:
+        msg = (
+            f"{run}: {what} not finite in many steps up to {step}; the last good checkpoint is kept. "
+            "Lower the learning rate or set precision=fp32, then go on with --init or --resume"
+        )
+        raise TrainingError(msg)
+
+
+def check_finite(parts: dict[str, Tensor]) -> None:
+    """Refuse losses of which one is NaN or infinite.
+
+    Raises:
+        NonFiniteLossError: With their names.
+    """
+    if not bool(torch.isfinite(torch.stack([part.detach().float() for part in parts.values()])).all()):
+        raise NonFiniteLossError({name: float(part.detach()) for name, part in parts.items()})
+
+
+def check_gradient(norm: Tensor) -> None:
+    """Refuse a gradient whose norm is NaN or infinite.
+
+    Raises:
+        NonFiniteLossError: Naming the gradient.
+    """
+    if not bool(torch.isfinite(norm)):
+        raise NonFiniteLossError({})
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Within the block, Ctrl-C and SIGTERM are noted in the list instead of ending the program.
+
+    A second Ctrl-C ends it at once. Outside the main thread nothing is caught.
+    """
+    requests: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if requests and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        yield requests
+        return
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def one_cycle(step: int, steps: int, *, peak: float, warm_up: float = 0.1) -> float:
+    """Learning rate that rises from a 25th of the peak and falls to nearly nothing, both along half a cosine.
+
+    Args:
+        step: From 1.
+        steps: In all.
+        peak: The greatest rate.
+        warm_up: Share of the steps in which it rises (one-cycle policy, arXiv 1708.07120).
+    """
+    rising = max(1.0, warm_up * steps)
+    low, end = peak / 25, peak / 25e4
+    if step <= rising:
+        return peak + (low - peak) * (1 + math.cos(math.pi * step / rising)) / 2
+    done = (step - rising) / max(1.0, steps - rising)
+    return end + (peak - end) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def constant_then_linear(step: int, steps: int, *, start: float) -> float:
+    """Learning rate that is constant for the first half and falls to 0 in a line (MDMM)."""
+    return start * min(1.0, 2 * (1 - (step - 1) / steps))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

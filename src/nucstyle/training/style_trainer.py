@@ -1,0 +1,305 @@
+"""Training the style model: one multi-domain GAN over all modalities (paper, section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from nucstyle.augment.geometric import CropConfig, RandomCrop
+from nucstyle.core import rng
+from nucstyle.core.errors import ConfigError, DatasetError
+from nucstyle.core.precision import Autocast, Precision
+from nucstyle.core.sample import Sample
+from nucstyle.style.losses import LossWeights
+from nucstyle.style.model import AttributeStatistics, StyleModel
+from nucstyle.style.networks import STRIDE, Critics, StyleNetworkConfig, TranslationNetworks
+from nucstyle.style.objective import StyleBatch, critic_losses, translate_batch, translation_losses
+from nucstyle.training.checkpoint import (
+    Checkpoint,
+    module_tensors,
+    optimizer_tensors,
+    restore_module,
+    restore_optimizer,
+)
+from nucstyle.training.loop import LoopConfig, check_finite, check_gradient, constant_then_linear, set_rate
+
+# B = batch, K = modalities, A = attribute size, C = content channels, S = side of the crops
+
+_MIN_CROP_PX = 32
+"""The image critic halves a crop five times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StyleTrainingConfig(LoopConfig):
+    """How the style model is trained."""
+
+    batch_size: Annotated[int, Ge(2)] = 6
+    """Crops a step; the modalities take turns, however rare."""
+    learning_rate: Annotated[float, Gt(0)] = 2e-4
+    """Of Adam, for the translation and the image critic."""
+    content_critic_learning_rate: Annotated[float, Gt(0)] = 8e-5
+    """Of Adam, for the content critic."""
+    gradient_clip: Annotated[float, Gt(0)] = 100.0
+    """Greatest norm of the gradient of the translation; only runaway steps meet it."""
+    content_noise: Annotated[float, Ge(0)] = 0.1
+    """Deviation of the noise on the content while training: it keeps images from hiding in it."""
+    average_decay: Annotated[float, Ge(0)] = 0.999
+    """Of the moving average of the weights that is used for everything but training."""
+    precision: Precision = "auto"
+    """auto, bf16 or fp32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StyleRecipe:
+    """Everything that a training of the style model follows from, but the data and the seed."""
+
+    name: str
+    """Of the recipe file."""
+    training: StyleTrainingConfig
+    network: StyleNetworkConfig = field(default_factory=StyleNetworkConfig)
+    weights: LossWeights = field(default_factory=LossWeights)
+    crop: CropConfig = field(default_factory=CropConfig)
+
+    def __post_init__(self) -> None:
+        side = self.crop.size_px
+        if side < _MIN_CROP_PX or side % STRIDE:
+            msg = f"crop.size_px must be a multiple of {STRIDE} and at least {_MIN_CROP_PX}, got {side}"
+            raise ConfigError(msg)
+
+
+class StyleBatches:
+    """Draws training batches: modalities in turn, a random image of each, a random crop of it.
+
+    Args:
+        samples: The training images.
+        modalities: The number of the modality of each image, 0..K-1, each at least once, K at least 2.
+        recipe: Sizes.
+        seed: Of the run.
+
+    Raises:
+        DatasetError: Only one modality.
+        ConfigError: Two modalities and an odd batch, in which one image would have no partner of the other modality.
+    """
+
+    def __init__(self, samples: Sequence[Sample], modalities: Sequence[int], recipe: StyleRecipe, seed: int) -> None:
+        self._samples = samples
+        self._members = [
+            [index for index, number in enumerate(modalities) if number == modality]
+            for modality in range(max(modalities) + 1)
+        ]
+        if len(self._members) < 2:
+            msg = "all training images are of one modality; style transfer needs images of at least two"
+            raise DatasetError(msg)
+        size = recipe.training.batch_size
+        if len(self._members) == 2 and size % 2:
+            msg = f"two modalities share a batch evenly, so batch_size must be even, got {size}; use {size + 1}"
+            raise ConfigError(msg)
+        self._recipe = recipe
+        self._seed = seed
+        self._crop = RandomCrop(recipe.crop)
+
+    def draw(self, step: int) -> StyleBatch:
+        """The batch of a step: a function of the seed and the step alone."""
+        generator = rng.generator(self._seed, "style", step)
+        size, config = self._recipe.training.batch_size, self._recipe.network
+        order = torch.randperm(len(self._members), generator=generator).tolist()
+        modality = [order[slot % len(order)] for slot in range(size)]
+        crops = []
+        for slot, number in enumerate(modality):
+            members = self._members[number]
+            sample = self._samples[members[rng.integer(0, len(members), generator)]]
+            crops.append(self._crop.augment(sample, rng.generator(self._seed, step * size + slot, sample.id)))
+        side = self._recipe.crop.size_px
+        channels, cells = 4 * config.width, side // STRIDE
+        noise = torch.randn((3 * size, channels, cells, cells), generator=generator)
+        return StyleBatch(
+            image=torch.stack([crop.image for crop in crops]) * 2 - 1,
+            modality=torch.tensor(modality),
+            partner=torch.tensor(partners(modality)),
+            nuclei=torch.stack([_nucleus_share(crop) for crop in crops]),
+            annotated=torch.tensor([float(crop.labels is not None) for crop in crops]),
+            attribute_noise=torch.randn((size, config.attribute_size), generator=generator),
+            random_attribute=torch.randn((size, config.attribute_size), generator=generator),
+            content_noise=noise * self._recipe.training.content_noise,
+        )
+
+
+def partners(modality: Sequence[int]) -> list[int]:
+    """A permutation that gives each image of a batch a partner of another modality.
+
+    Args:
+        modality: Numbers of which none fills more than half of the batch.
+    """
+    size = len(modality)
+    # Sorted by modality, a turn by the largest group's size maps every image out of its own group.
+    order = sorted(range(size), key=lambda slot: modality[slot])
+    turn = max(sum(other == number for other in modality) for number in modality)
+    result = [0] * size
+    for position, slot in enumerate(order):
+        result[slot] = order[(position + turn) % size]
+    return result
+
+
+def _nucleus_share(crop: Sample) -> Tensor:
+    """(1, S / 4, S / 4): how much of each content cell is nucleus; 0 where not annotated."""
+    if crop.labels is None:
+        return torch.zeros(1, *(side // STRIDE for side in crop.size))
+    return F.avg_pool2d((crop.labels > 0).float()[None], STRIDE)
+
+
+class StyleTrainer:
+    """Takes the steps of the training and keeps all that must survive it.
+
+    Args:
+        batches: What to train on.
+        polarity: The sign of each modality, see `TranslationNetworks`.
+        recipe: Sizes and rates.
+        device: Where to train.
+        autocast: Number format of the forward passes.
+        seed: Of the weights at the start.
+    """
+
+    def __init__(
+        self,
+        batches: StyleBatches,
+        polarity: Sequence[int],
+        recipe: StyleRecipe,
+        *,
+        device: str,
+        autocast: Autocast,
+        seed: int,
+    ) -> None:
+        self._batches, self._recipe, self._device, self._autocast = batches, recipe, device, autocast
+        with rng.seeded(seed, "style weights"):
+            self.networks = TranslationNetworks(recipe.network, polarity)
+            self.critics = Critics(recipe.network, len(polarity))
+        for module in (self.networks, self.critics):
+            module.to(device).to(memory_format=torch.channels_last)
+        config = recipe.training
+        rates = {"lr": config.learning_rate, "betas": (0.5, 0.99)}
+        self._translation = torch.optim.Adam(self.networks.parameters(), **rates)  # type: ignore[arg-type]
+        self._image_critic = torch.optim.Adam(self.critics.image.parameters(), **rates)  # type: ignore[arg-type]
+        self._content_critic = torch.optim.Adam(self.critics.content.parameters(), **rates)  # type: ignore[arg-type]
+        self._average = AveragedModel(self.networks, avg_fn=_moving_average(config.average_decay))
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Draw, translate, teach the critics, teach the translation, average (algorithm of MDMM, section 3)."""
+        batch = self._batches.draw(step).to(self._device)
+        self._set_rates(step)
+        with self._autocast():
+            made = translate_batch(self.networks, batch)
+            criticism = critic_losses(self.critics, batch, made, self.networks.onehot(batch.modality))
+        parts = {f"critic_{name}": value for name, value in criticism._asdict().items()}
+        check_finite(parts)
+        _update((self._image_critic, self._content_critic), criticism.total())
+        with frozen(self.critics), self._autocast():
+            losses = translation_losses(self.networks, self.critics, batch, made)
+        parts |= losses._asdict()
+        check_finite(parts)
+        _update((self._translation,), losses.total(self._recipe.weights), clip=self._recipe.training.gradient_clip)
+        self._average.update_parameters(self.networks)
+        return {name: value.detach() for name, value in parts.items()}
+
+    def _set_rates(self, step: int) -> None:
+        config = self._recipe.training
+        for optimizer, rate in (
+            (self._translation, config.learning_rate),
+            (self._image_critic, config.learning_rate),
+            (self._content_critic, config.content_critic_learning_rate),
+        ):
+            set_rate(optimizer, constant_then_linear(step, config.steps, start=rate))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, their average, critics and the optimizers' moments."""
+        return {
+            **module_tensors("networks", self.networks),
+            **module_tensors("critics", self.critics),
+            **module_tensors("average", self._average),
+            **optimizer_tensors("translation", self._translation),
+            **optimizer_tensors("image_critic", self._image_critic),
+            **optimizer_tensors("content_critic", self._content_critic),
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to what `tensors` returned."""
+        restore_module("networks", self.networks, checkpoint)
+        restore_module("critics", self.critics, checkpoint)
+        restore_module("average", self._average, checkpoint)
+        restore_optimizer("translation", self._translation, checkpoint)
+        restore_optimizer("image_critic", self._image_critic, checkpoint)
+        restore_optimizer("content_critic", self._content_critic, checkpoint)
+
+    def model(
+        self, modalities: Sequence[str], recogniser: Callable[[Tensor], int], attributes: AttributeStatistics | None
+    ) -> StyleModel:
+        """The model with the averaged weights.
+
+        Args:
+            modalities: Names.
+            recogniser: (3, H, W) -> number of the modality.
+            attributes: Spread of the attributes; None = N(0, I), as long as it has not been measured.
+        """
+        count, size = len(modalities), self._recipe.network.attribute_size
+        networks = cast("TranslationNetworks", self._average.module)
+        spread = attributes or AttributeStatistics(torch.zeros(count, size), torch.ones(count, size))
+        return StyleModel(networks, self._recipe.network, modalities, spread, recogniser, autocast=self._autocast)
+
+
+def measure_attributes(model: StyleModel, samples: Sequence[Sample], modalities: Sequence[int]) -> AttributeStatistics:
+    """Mean and deviation of the attributes of each modality's training images.
+
+    Args:
+        model: With trained encoders.
+        samples: The training images.
+        modalities: The number of the modality of each.
+    """
+    encoded: list[list[Tensor]] = [[] for _ in model.modalities]
+    for sample, number in zip(samples, modalities, strict=True):
+        encoded[number].append(model.encode_attribute(sample.image[None], torch.tensor([number]))[0].cpu())
+    stacked = [torch.stack(one) for one in encoded]
+    return AttributeStatistics(
+        mean=torch.stack([one.mean(dim=0) for one in stacked]),
+        deviation=torch.stack([one.std(dim=0, correction=0) for one in stacked]),
+    )
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An average that is short at the start, so that it forgets the untrained weights soon."""
+
+    def average(kept: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        count = int(updates)
+        return kept.lerp(new, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return average
+
+
+def _update(optimizers: Sequence[torch.optim.Optimizer], loss: Tensor, *, clip: float | None = None) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    check_gradient(nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf")))
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+class frozen:  # noqa: N801  (a context manager, read like a word)
+    """Within the block, a module's parameters are constants: gradients pass through but do not arrive."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    def __enter__(self) -> None:
+        for parameter in self._parameters:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
