@@ -97,7 +97,7 @@ class ModalityModel:
             taken.append(modality.name)
             modalities.append(modality)
         axes = np.zeros((2, features.shape[1]))
-        if min(features.shape) > 1 and len(features) > 2:
+        if len(features) > 2 and np.ptp(features, axis=0).any():
             found = PCA(2, svd_solver="full").fit(features).components_
             # The sign of a principal axis is arbitrary: fix it, so that pictures of two runs look alike.
             axes[:] = found * np.sign(found[np.arange(2), np.abs(found).argmax(axis=1)])[:, None]

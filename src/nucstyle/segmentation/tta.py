@@ -99,13 +99,16 @@ class TestTimeAugmentation:
             image: (3, H, W) float32 in [0, 1].
 
         Returns:
-            Boxes in pixels of the image; scores are the mean over the views, a view without the nucleus counting 0; masks
+            Nuclei of at least the segmenter's inference score. Boxes in pixels of the image; scores are the mean over the views, a view without the nucleus counting 0; masks
             are the mean over the views.
         """
         height, width = int(image.shape[1]), int(image.shape[2])
         seen = [self._see(segmenter, image, view) for view in self.views]
         found = [self._boxes(segmenter, one) for one in seen]
         boxes, scores = _merge(found, iou=segmenter.config.box_nms_iou, limit=segmenter.config.max_nuclei)
+        # Masks are the dearest part; none is asked for where the score says that it would not be used.
+        used = scores >= segmenter.inference.score
+        boxes, scores = boxes[used], scores[used]
         if len(boxes):
             masks = torch.stack([self._masks(segmenter, one, boxes) for one in seen]).mean(dim=0)
         else:

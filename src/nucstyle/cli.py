@@ -1,0 +1,331 @@
+"""The command line: a verb is a typed function of a few lines that parses, calls a workflow and prints.
+
+Heavy imports stand inside the verbs, so that `nucstyle --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nucstyle.core.errors import Interrupted, NucstyleError
+
+if TYPE_CHECKING:
+    from nucstyle.workflows.console import ConsoleProgress
+
+app = typer.Typer(
+    name="nucstyle",
+    help="Style augmentation for nuclei segmentation: train on the microscopy you have annotated, segment the rest.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder, file, glob or manifest.csv.")]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The folder to write.")]
+OptionalOut = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder to write, if any.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on in RUN.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older run in RUN.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Format = Annotated[str | None, typer.Option("--format", help="Layout of DATA: dsb2018, pairs or manifest [found out].")]
+Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settled config and stop.")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-run"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    set_: Set = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show the whole way on the bundled images, in a few minutes."""
+    with _verb() as progress:
+        from nucstyle.core.config import to_table
+        from nucstyle.report.tables import score_table
+        from nucstyle.workflows import demo as workflow
+
+        if dry_run:
+            _print_config(to_table(workflow.demo_config(set_ or [])))
+            return
+        with progress:
+            result = workflow.demo(
+                out,
+                progress=progress,
+                overrides=set_ or [],
+                seed=seed,
+                device=device,
+                resume=resume,
+                overwrite=overwrite,
+            )
+        _print_table(score_table(result))
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def discover(
+    data: Data,
+    out: Out,
+    k: Annotated[int, typer.Option("--k", min=1, help="How many modalities.")] = 6,
+    seed: Seed = 0,
+    format_: Format = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Divide images into imaging modalities by their colours."""
+    with _verb() as progress:
+        from nucstyle.workflows import discover as workflow
+
+        with progress:
+            workflow.discover(
+                data, out, progress=progress, k=k, seed=seed, format=format_, resume=resume, overwrite=overwrite
+            )
+        for modality in workflow.read_modality_model(out / "modality.json").modalities:
+            print(f"{modality.name}: {modality.sentence}")
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command("train-style")
+def train_style(
+    data: Data,
+    out: Out,
+    recipe: Recipe = "lite",
+    set_: Set = None,
+    k: Annotated[int, typer.Option("--k", min=2, help="How many modalities, where the data does not say.")] = 6,
+    seed: Seed = 0,
+    device: Device = "auto",
+    format_: Format = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the model that moves images between modalities."""
+    with _verb() as progress:
+        from nucstyle.core.config import to_table
+        from nucstyle.workflows import recipes
+        from nucstyle.workflows import train_style as workflow
+
+        if dry_run:
+            _print_config(to_table(recipes.style_recipe(recipe, set_ or [])))
+            return
+        with progress:
+            workflow.train_style(
+                data,
+                out,
+                progress=progress,
+                recipe=recipe,
+                overrides=set_ or [],
+                seed=seed,
+                k=k,
+                device=device,
+                format=format_,
+                resume=resume,
+                overwrite=overwrite,
+            )
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command("train-segmenter")
+def train_segmenter(
+    data: Data,
+    out: Out,
+    recipe: Recipe = "lite",
+    set_: Set = None,
+    augment: Annotated[str, typer.Option(help="Added to the recipe's augmentations: none or style.")] = "none",
+    style: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE|RUN", help="Style weights for --augment style.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    format_: Format = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the model that finds nuclei."""
+    with _verb() as progress:
+        from nucstyle.core.config import to_table
+        from nucstyle.workflows import recipes
+        from nucstyle.workflows import train_segmenter as workflow
+
+        if dry_run:
+            _print_config(to_table(recipes.segmenter_recipe(recipe, set_ or [])))
+            return
+        with progress:
+            workflow.train_segmenter(
+                data,
+                out,
+                progress=progress,
+                recipe=recipe,
+                overrides=set_ or [],
+                augment=augment,
+                style=style,
+                seed=seed,
+                device=device,
+                format=format_,
+                resume=resume,
+                overwrite=overwrite,
+            )
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def predict(
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, file, glob or manifest.csv.")],
+    out: Out,
+    weights: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Segmenter weights.")],
+    tta: Annotated[str, typer.Option(help="Test-time augmentation: none, fast or full.")] = "fast",
+    device: Device = "auto",
+    format_: Format = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the nuclei of images: label maps and a table."""
+    with _verb() as progress:
+        from nucstyle.workflows import predict as workflow
+
+        with progress:
+            workflow.predict(
+                images,
+                out,
+                progress=progress,
+                weights=weights,
+                tta=tta,
+                device=device,
+                format=format_,
+                overwrite=overwrite,
+            )
+        print(f"label maps: {out / 'predictions'}")
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def evaluate(
+    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="An annotated data set.")],
+    predicted: Annotated[
+        str, typer.Argument(metavar="PREDICTED", help="A run of predict, or a folder of label images.")
+    ],
+    out: OptionalOut = None,
+    format_: Format = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score predicted label maps with the DSB-2018 metric and its companions."""
+    with _verb() as progress:
+        from nucstyle.report.tables import score_table
+        from nucstyle.workflows import evaluate as workflow
+
+        with progress:
+            result = workflow.evaluate(truth, predicted, out, progress=progress, format=format_, overwrite=overwrite)
+        _print_table(score_table(result))
+        if out is not None:
+            print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Write the page of a run folder again."""
+    with _verb():
+        from nucstyle.report.page import write_report
+
+        print(f"report: {write_report(run)}")
+
+
+@app.command()
+def info(
+    what: Annotated[str | None, typer.Argument(metavar="FILE|RUN", help="Weights or a run [the installation].")] = None,
+    out: OptionalOut = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Describe the installation, a weights file or a run."""
+    with _verb():
+        from nucstyle.workflows import info as workflow
+
+        for name, value in workflow.info(what, out, overwrite=overwrite).items():
+            print(f"{name}: {value}")
+
+
+@contextmanager
+def _verb() -> Iterator[ConsoleProgress]:
+    """Everything that surrounds a verb: the check of the installation, and errors as one line with an exit code."""
+    from nucstyle.core.installation import check_torch_pair
+    from nucstyle.workflows.console import ConsoleProgress
+
+    with _terminable():
+        try:
+            check_torch_pair()
+            yield ConsoleProgress()
+        except NucstyleError as error:
+            _fail(f"nucstyle: {_one_line(str(error))}", error.exit_code)
+        except KeyboardInterrupt:
+            _fail("nucstyle: stopped; where the verb has --resume, it goes on", 128 + signal.SIGINT)
+        except BrokenPipeError:  # the reader of our output went away, as `head` does
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+        except MemoryError:
+            _fail("nucstyle: not enough memory; use fewer or smaller images, or a smaller batch_size", 1)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"nucstyle: {where}{error.strerror or error}; check the path, its permissions and the free space", 2)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within the block, SIGTERM ends the verb like Ctrl-C does, with its own exit code."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise Interrupted("stopped by SIGTERM; where the verb has --resume, it goes on", number)  # noqa: EM101
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread, as in tests
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and control characters, which may come from file names."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.splitlines()))
+
+
+def _fail(line: str, code: int) -> None:
+    print(line.encode("utf-8", "replace").decode("utf-8"), file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _print_config(table: Mapping[str, Any]) -> None:
+    from nucstyle.core.config import to_toml
+
+    print(to_toml(table), end="")
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        print("  ".join([f"{first.strip():<{widths[0]}}", *others]).rstrip())
+
+
+def main() -> None:
+    """The console script."""
+    app(windows_expand_args=False)
+
+
+if __name__ == "__main__":
+    main()

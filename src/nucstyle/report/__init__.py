@@ -1,0 +1,1 @@
+"""Run folders to tables, figures and one self-contained page; reads files, loads no model."""

@@ -1,0 +1,59 @@
+"""One self-contained page for a run folder: no script, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from nucstyle.data.run_folder import REPORT, read_config, write_text
+from nucstyle.report import sections
+from nucstyle.report.sections import Section
+
+_TITLES = {
+    "demo": "nucstyle demo",
+    "discover": "Imaging modalities",
+    "train-style": "Training of a style model",
+    "train-segmenter": "Training of a segmenter",
+    "cell": "Training of a segmenter",
+    "predict": "Nuclei found",
+    "evaluate": "Scores of predictions",
+}
+_SECTIONS: dict[str, Callable[[Path], Section]] = {
+    "discover": sections.discover,
+    "train-style": sections.train_style,
+    "train-segmenter": sections.train_segmenter,
+    "cell": sections.train_segmenter,
+    "predict": sections.predict,
+    "evaluate": sections.evaluate,
+}
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` of a run folder, from its files alone; no model is loaded.
+
+    Args:
+        run: The run folder of any verb.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunFolderError: Not a run folder, or not finished.
+    """
+    verb = read_config(run)["verb"]
+    if verb == "demo":
+        parts = sections.demo(run)
+    else:
+        parts = (_SECTIONS[verb](run),) if verb in _SECTIONS else ()
+        if verb == "train-style" and (run / "modalities" / "modality.json").is_file():
+            parts = (*parts, sections.discover(run / "modalities"))
+    environment = Environment(
+        loader=PackageLoader("nucstyle.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=_TITLES.get(verb, verb), sections=(*parts, sections.origin(run))
+    )
+    write_text(run / REPORT, page)
+    return run / REPORT

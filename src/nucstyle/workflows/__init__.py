@@ -1,0 +1,1 @@
+"""One file a verb: paths and config in, one run folder out."""

@@ -1,0 +1,162 @@
+"""`demo`: the whole way of the paper on the bundled images, in a few minutes on two processor cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, MinLen
+
+from nucstyle.core.config import build, to_table, with_overrides
+from nucstyle.core.installation import choose_device
+from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.run_folder import RunFolder, check_target, read_json
+from nucstyle.metrics.summary import summarise
+from nucstyle.report.page import write_report
+from nucstyle.segmentation.tta import TestTimeAugmentation
+from nucstyle.workflows.discover import Discovery, find_modalities, write_discovery
+from nucstyle.workflows.evaluate import largest_modality, score_files
+from nucstyle.workflows.predict import predict_into
+from nucstyle.workflows.recipes import segmenter_recipe, style_recipe
+from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter, load_arm
+from nucstyle.workflows.train_style import StyleRun, fit_style
+
+PROTOCOL = "full"
+"""All training annotations are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """The size of the demo: short trainings, to show the way and not to win."""
+
+    k: Annotated[int, Ge(2)] = 4
+    """Modalities; 6 in the paper, but the sample is small."""
+    style_steps: Annotated[int, Ge(1)] = 200
+    """Of the style model; a good one takes thousands."""
+    segmenter_steps: Annotated[int, Ge(1)] = 100
+    """Of the segmenter, each arm; a good one takes over a thousand."""
+    checkpoint_every: Annotated[int, Ge(1)] = 50
+    """Steps between checkpoints."""
+    arms: Annotated[tuple[str, ...], MinLen(1)] = ("none", "style")
+    """What is added to the recipe's own augmentations."""
+    tta: Annotated[tuple[str, ...], MinLen(1)] = ("none", "fast")
+    """Test-time augmentation; every arm is scored under each."""
+
+
+def sample_folder() -> Path:
+    """The bundled images."""
+    return Path(str(resources.files("nucstyle.sample")))
+
+
+def demo_config(overrides: Sequence[str]) -> DemoConfig:
+    """The size of the demo with `--set` on top."""
+    return build(DemoConfig, with_overrides(DemoConfig, to_table(DemoConfig()), overrides), where="demo")
+
+
+def demo(
+    out: Path,
+    *,
+    progress: Progress = SILENT,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Discover, train a style model, train the segmenter with and without it, predict, score, report.
+
+    Args:
+        out: The run folder.
+        progress: Shown to the person.
+        overrides: `key=value` on top of `DemoConfig`.
+        seed: Of everything random; on one machine's CPU the same seed gives the same bytes in `result.json`.
+        device: `auto`, `cpu`, `cuda`, ...
+        resume: Go on in `out`; stages that are finished are not done again.
+        overwrite: Replace a run in `out`.
+
+    Returns:
+        What `result.json` holds.
+
+    Raises:
+        InputError: The options are at fault.
+        Interrupted: A signal; `resume` goes on.
+    """
+    config, place = demo_config(overrides), choose_device(device)
+    check_target(out, resume=resume, overwrite=overwrite)
+    dataset = open_dataset(sample_folder(), keep=True)
+    table = {"verb": "demo", "seed": seed, "demo": to_table(config)}
+    with RunFolder.open(out, table, resume=resume, overwrite=overwrite) as run:
+        found = find_modalities(dataset, k=config.k, seed=seed, progress=progress)
+        named = dataset.with_records(found.records)
+        run.write_environment(device=place, precision="see the runs in it")
+        _discover(run.path / "modalities", named, found, config, seed)
+        _train_style(run.path / "style", named, found, config, seed, place, progress)
+        arms: dict[str, Any] = {}
+        for arm in config.arms:
+            cell = run.path / PROTOCOL / arm / f"seed-{seed}"
+            scores = _run_cell(cell, named, arm, run.path / "style", config, seed, place, progress)
+            arms[arm] = {"seeds": {str(seed): scores}}
+        result = {
+            "format": 1,
+            "verb": "demo",
+            "seed": seed,
+            "recipe": "lite",
+            "protocol": PROTOCOL,
+            "split": {"train": len(named.part("train")), "validation": len(named.part("validation"))},
+            "arms": arms,
+        }
+        run.write_result(result)
+        write_report(run.path)
+    return result
+
+
+def _discover(path: Path, dataset: Dataset, found: Discovery, config: DemoConfig, seed: int) -> None:
+    with RunFolder.open(path, {"verb": "discover", "k": config.k, "seed": seed}, resume=True) as run:
+        write_discovery(run, dataset, found, k=config.k, seed=seed)
+
+
+def _train_style(
+    path: Path, dataset: Dataset, found: Discovery, config: DemoConfig, seed: int, device: str, progress: Progress
+) -> None:
+    recipe = style_recipe("lite", [f"steps={config.style_steps}", f"checkpoint_every={config.checkpoint_every}"])
+    style_run = StyleRun(dataset.part("train", keep=True), found.model, recipe, seed, device)
+    with RunFolder.open(path, style_run.config(), resume=True) as run:
+        fit_style(run, style_run, progress=progress)
+
+
+def _run_cell(
+    path: Path,
+    dataset: Dataset,
+    arm: str,
+    style: Path,
+    config: DemoConfig,
+    seed: int,
+    device: str,
+    progress: Progress,
+) -> Mapping[str, Any]:
+    """Train one arm, predict the validation images, score the written files; returns the scores by TTA mode."""
+    overrides = [f"steps={config.segmenter_steps}", f"checkpoint_every={config.checkpoint_every}"]
+    recipe = segmenter_recipe("lite", overrides)
+    model, sha256 = load_arm(arm, style if arm == "style" else None, device=device, precision="auto")
+    train, validation = dataset.part("train", keep=True), dataset.part("validation", keep=True)
+    segmenter_run = SegmenterRun(train, arm, model, sha256, recipe, seed, device)
+    with RunFolder.open(path, segmenter_run.config("cell"), resume=True) as run:
+        if not run.is_finished():
+            segmenter = fit_segmenter(run, segmenter_run, progress=progress)
+            modalities = {record.id: record.modality for record in validation.records}
+            scores = {}
+            for tta in config.tta:
+                folder = run.path / f"tta-{tta}"
+                stage = f"predict ({arm}, tta {tta})"
+                predict_into(folder, validation, segmenter, TestTimeAugmentation(tta), progress=progress, stage=stage)
+                found = score_files(validation, folder / "predictions", progress=progress)
+                scores[tta] = summarise(found, modalities, largest_modality(dataset))
+            run.write_result(
+                {"format": 1, "verb": "cell", "seed": seed, "recipe": recipe.name, "arm": arm, "scores": scores}
+            )
+        cell: Mapping[str, Any] = read_json(run.path / "result.json")["scores"]
+    return cell

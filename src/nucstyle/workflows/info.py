@@ -1,0 +1,86 @@
+"""`info`: what is installed, what this machine can do, and what a weights file or a run holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nucstyle.core.errors import InputError
+from nucstyle.core.installation import choose_device
+from nucstyle.core.precision import resolve_precision
+from nucstyle.data.run_folder import CONFIG, RESULT, RunFolder, check_target, package_versions, read_config
+from nucstyle.data.weights import Weights, load_weights
+from nucstyle.workflows.load import WEIGHTS, shipped
+
+_LONG = ("trained_on", "masks_seen", "modality_model")
+
+
+def info(what: str | None = None, out: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+    """Describe the installation, or a weights file, or a run folder.
+
+    Args:
+        what: A weights file or run folder; None = the installation.
+        out: A run folder for `result.json`; None = write nothing.
+        overwrite: Replace a run in `out`.
+
+    Returns:
+        Plain values by name.
+
+    Raises:
+        InputError: Nothing of the kind there, or damaged.
+    """
+    described = _installation() if what is None else _describe(Path(what))
+    if out is not None:
+        check_target(out, resume=False, overwrite=overwrite)
+        with RunFolder.open(out, {"verb": "info", "what": what or "installation"}, overwrite=overwrite) as run:
+            run.write_result({"format": 1, "verb": "info", **described})
+    return described
+
+
+def _installation() -> dict[str, Any]:
+    device = choose_device("auto")
+    return {
+        **package_versions(),
+        "device": device,
+        "number format": resolve_precision("auto", device),
+        "processor cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "shipped style weights": ", ".join(shipped("style")) or "none yet",
+        "shipped segmenter weights": ", ".join(shipped("segmenter")) or "none yet",
+    }
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        config = read_config(path)
+        finished = (path / RESULT).is_file()
+        described = {
+            "run of": config["verb"],
+            "finished": finished,
+            "seed": config.get("seed"),
+            "config": str(path / CONFIG),
+        }
+        weights = path / WEIGHTS
+        return {**described, **_describe(weights)} if weights.is_file() else described
+    for kind in ("style", "segmenter"):
+        try:
+            return {"weights": kind, **_weights(load_weights(path, kind=kind))}
+        except InputError as error:
+            if kind == "segmenter" or "weights are needed here" not in str(error):
+                raise
+    msg = f"{path}: neither a weights file nor a run folder"
+    raise InputError(msg)
+
+
+def _weights(weights: Weights) -> dict[str, Any]:
+    values = {name: value for name, value in weights.metadata.items() if name not in _LONG}
+    return {
+        "sha256": weights.sha256,
+        "numbers": sum(tensor.numel() for tensor in weights.tensors.values()),
+        **values,
+        "trained on images": len(weights.metadata.get("trained_on", [])),
+        "masks seen of images": len(weights.metadata.get("masks_seen", [])),
+    }

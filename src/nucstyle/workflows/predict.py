@@ -1,0 +1,163 @@
+"""`predict`: images in, label maps and a table of nuclei out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from skimage.measure import regionprops_table
+from torch import Tensor
+
+from nucstyle.core.errors import ImageError, InputError
+from nucstyle.core.precision import deterministic
+from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.core.sample import Sample
+from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.image_io import write_labels, write_png
+from nucstyle.data.run_folder import RunFolder, check_target
+from nucstyle.report.page import write_report
+from nucstyle.report.pictures import colour_labels, draw_overlay
+from nucstyle.segmentation.decode import Decoded
+from nucstyle.segmentation.detector import Segmenter
+from nucstyle.segmentation.tta import TestTimeAugmentation, segment
+from nucstyle.workflows.load import find_weights, load_segmenter
+
+OBJECT_COLUMNS = (
+    "image_id",
+    "label",
+    "score",
+    "x0",
+    "y0",
+    "x1",
+    "y1",
+    "area_px",
+    "perimeter_px",
+    "eccentricity",
+    "mean_intensity",
+    "modality",
+)
+
+
+def predict(
+    images: Path | str,
+    out: Path,
+    *,
+    progress: Progress = SILENT,
+    weights: Path | str,
+    tta: str = "fast",
+    device: str = "auto",
+    format: str | None = None,  # noqa: A002
+    overwrite: bool = False,
+) -> Path:
+    """Find the nuclei of images.
+
+    Args:
+        images: A folder, file, glob or manifest.
+        out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `report.html`.
+        progress: Shown to the person.
+        weights: Segmenter weights: a name, a file or a run.
+        tta: `none`, `fast` or `full`.
+        device: `auto`, `cpu`, `cuda`, ...
+        format: Layout of the data; None = find out.
+        overwrite: Replace a run in `out`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
+    """
+    merge = TestTimeAugmentation(tta)
+    segmenter = load_segmenter(weights, device=device)
+    check_target(out, resume=False, overwrite=overwrite)
+    dataset = open_dataset(images, format=format)
+    weights_file = find_weights(weights, "segmenter")
+    config = {"verb": "predict", "tta": tta, "weights": weights_file.name, "images": len(dataset)}
+    with RunFolder.open(out, config, overwrite=overwrite, inputs=(Path(images), weights_file)) as run:
+        run.write_environment(device=str(segmenter.device), precision="as loaded")
+        found, refused = predict_into(run.path, dataset, segmenter, merge, progress=progress, stage=f"predict ({tta})")
+        counts = {name: {"n_nuclei": count} for name, count in found.items()}
+        run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": counts})
+        write_report(run.path)
+    if refused:
+        msg = f"{len(refused)} of {len(dataset)} images could not be used: " + "; ".join(refused)
+        raise InputError(msg)
+    return out
+
+
+def predict_into(
+    folder: Path,
+    dataset: Dataset,
+    segmenter: Segmenter,
+    tta: TestTimeAugmentation,
+    *,
+    progress: Progress,
+    stage: str,
+) -> tuple[dict[str, int], list[str]]:
+    """Predict every image of a data set into a folder.
+
+    Returns:
+        The number of nuclei of each image by id, and one line for each image that could not be used.
+    """
+    for name in ("predictions", "samples"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    refused: list[str] = []
+    rows: list[list[object]] = []
+    progress.start(stage, len(dataset), "image")
+    with deterministic(str(segmenter.device)):
+        for index, record in enumerate(dataset.records):
+            try:
+                sample = dataset[index]
+            except ImageError as error:
+                refused.append(str(error))
+            else:
+                decoded = segment(segmenter, sample.image, tta)
+                _write_one(folder, sample, decoded)
+                rows.extend(_object_rows(sample, decoded))
+                counts[record.id] = len(decoded.scores)
+            progress.advance(index + 1)
+    _write_objects(folder / "objects.csv", rows)
+    return counts, refused
+
+
+def _write_one(folder: Path, sample: Sample, decoded: Decoded) -> None:
+    name = file_name(sample.id)
+    write_labels(folder / "predictions" / f"{name}_labels.tif", decoded.labels)
+    write_png(folder / "predictions" / f"{name}_preview.png", colour_labels(decoded.labels))
+    write_png(folder / "samples" / f"{name}_overlay.png", draw_overlay(sample.image, sample.labels, decoded.labels))
+
+
+def file_name(image_id: str) -> str:
+    """The id as part of a file name: ids come from file names, only separators must go."""
+    return image_id.replace("/", "_").replace("\\", "_")
+
+
+def _object_rows(sample: Sample, decoded: Decoded) -> list[list[object]]:
+    """A row of `objects.csv` for each nucleus."""
+    labels = decoded.labels.numpy()
+    if not labels.any():
+        return []
+    wanted = ("label", "bbox", "area", "perimeter", "eccentricity", "intensity_mean")
+    table = regionprops_table(labels, _grey(sample.image), properties=wanted)  # type: ignore[no-untyped-call]
+    rows: list[list[object]] = []
+    for index, label in enumerate(table["label"]):
+        y0, x0, y1, x1 = (int(table[f"bbox-{side}"][index]) for side in range(4))
+        measures = [f"{table[name][index]:.4f}" for name in ("perimeter", "eccentricity", "intensity_mean")]
+        score = f"{float(decoded.scores[int(label) - 1]):.4f}"
+        area = int(table["area"][index])
+        rows.append([sample.id, int(label), score, x0, y0, x1, y1, area, *measures, sample.modality or ""])
+    return rows
+
+
+def _grey(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.asarray(image.mean(dim=0).numpy())
+
+
+def _write_objects(path: Path, rows: Iterable[list[object]]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(OBJECT_COLUMNS)
+        writer.writerows(rows)

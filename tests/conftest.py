@@ -1,0 +1,117 @@
+"""What all tests share: small synthetic fields, a translator without a network, and no way to the internet."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from nucstyle.core.sample import Sample
+
+os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Everything works with the network off: whoever opens a connection fails its test."""
+
+    def refuse(self, address):
+        if self.family != socket.AF_UNIX:
+            pytest.fail(f"tried to reach {address}")
+        return connect(self, address)
+
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def draw_field(
+    number: int, *, size: tuple[int, int] = (96, 112), stained: bool = False, nuclei: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
+    """A field with discs for nuclei: (H, W, 3) uint8 and (H, W) int32, bright on black or purple on pale pink."""
+    rng = np.random.default_rng(number)
+    height, width = size
+    ys, xs = np.mgrid[:height, :width]
+    labels = np.zeros(size, np.int32)
+    for label in range(1, nuclei + 1):
+        y, x, radius = rng.uniform(8, height - 8), rng.uniform(8, width - 8), rng.uniform(4, 8)
+        labels[((ys - y) ** 2 + (xs - x) ** 2 < radius**2) & (labels == 0)] = label
+    background, nucleus = ((235, 215, 232), (130, 60, 150)) if stained else ((10, 10, 10), (170, 170, 170))
+    image = np.where(labels[..., None] > 0, nucleus, background) + rng.normal(0, 6, (height, width, 1))
+    present = np.unique(labels[labels > 0])
+    return image.clip(0, 255).astype(np.uint8), np.searchsorted(np.r_[0, present], labels).astype(np.int32)
+
+
+@pytest.fixture
+def field():
+    """`field(number, stained=..., size=...)` draws a synthetic field."""
+    return draw_field
+
+
+@pytest.fixture
+def nuclei() -> Sample:
+    """An annotated fluorescence field, (3, 96, 112)."""
+    return make_sample(0)
+
+
+def make_sample(number: int, *, stained: bool = False, size: tuple[int, int] = (96, 112)) -> Sample:
+    """A synthetic field as a sample."""
+    image, labels = draw_field(number, stained=stained, size=size)
+    pixels = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1).contiguous()
+    return Sample(id=f"field-{number}", image=pixels, labels=torch.from_numpy(labels))
+
+
+@pytest.fixture
+def sample_of():
+    """`sample_of(number, stained=..., size=...)` makes a synthetic sample."""
+    return make_sample
+
+
+@pytest.fixture
+def write_pairs(tmp_path):
+    """`write_pairs(name, fluorescence=4, stained=4)` writes a data set of image and label PNGs, returns its folder."""
+
+    def write(name: str = "pairs", *, fluorescence: int = 4, stained: int = 4) -> Path:
+        folder = tmp_path / name
+        for part in ("images", "labels"):
+            (folder / part).mkdir(parents=True)
+        for number in range(fluorescence + stained):
+            image, labels = draw_field(number, stained=number >= fluorescence)
+            Image.fromarray(image).save(folder / "images" / f"field-{number}.png")
+            Image.fromarray(labels.astype(np.uint8)).save(folder / "labels" / f"field-{number}.png")
+        return folder
+
+    return write
+
+
+class InvertingTranslator:
+    """A `Translator` of two modalities without a network: the other modality is the negative."""
+
+    modalities = ("grey-on-black", "purple-on-white")
+
+    def recognise(self, image: Tensor) -> Tensor:
+        return (image.mean(dim=(1, 2, 3)) > 0.5).long()
+
+    def draw_attribute(self, target: Tensor, *, mode: str, generator: Generator) -> Tensor:
+        return torch.rand((len(target), 1), generator=generator)
+
+    def encode_attribute(self, image: Tensor, modality: Tensor) -> Tensor:
+        return image.mean(dim=(1, 2, 3))[:, None]
+
+    def translate(self, image: Tensor, *, source: Tensor, target: Tensor, attribute: Tensor) -> Tensor:
+        flipped = torch.where((source != target)[:, None, None, None], 1 - image, image)
+        return (flipped * (0.5 + 0.5 * attribute[:, :, None, None])).clamp(0, 1)
+
+    def reconstruct(self, image: Tensor, modality: Tensor) -> Tensor:
+        return image
+
+
+@pytest.fixture
+def fake_translator() -> InvertingTranslator:
+    """Two modalities, the second the negative of the first."""
+    return InvertingTranslator()

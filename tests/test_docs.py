@@ -1,0 +1,76 @@
+"""What the documents show is run, and what they name is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nucstyle.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_python_block_of_the_readme_runs(monkeypatch, tmp_path, field):
+    import nucstyle
+
+    (code,) = blocks(README, "python")
+    trained = tmp_path / "demo-run" / "style"
+    folder = tmp_path / "data"
+    write_two_modalities(folder, field)
+    nucstyle.train_style(folder, trained, overrides=["steps=1", "width=4", "size_px=32"], k=2)
+    monkeypatch.chdir(tmp_path)
+    names = {"image": field(3)[0]}
+    exec(code, names)
+    assert names["restyled"].shape == names["image"].shape
+    assert names["restyled"].dtype == names["image"].dtype
+
+
+def write_two_modalities(folder, field):
+    from PIL import Image
+
+    (folder / "images").mkdir(parents=True)
+    for number in range(4):
+        Image.fromarray(field(number, stained=number > 1)[0]).save(folder / "images" / f"{number}.png")
+
+
+@pytest.mark.parametrize("line", [line for block in blocks(GUIDE, "console") for line in block.splitlines()])
+def test_every_option_of_the_guide_exists(line):
+    words = line.split("#")[0].split()
+    assert words[0] == "nucstyle"
+    usage = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"}).output
+    for option in (word for word in words if word.startswith("--")):
+        assert option in usage
+
+
+def test_the_readme_lists_every_verb():
+    listed = set(re.findall(r"`nucstyle ([a-z-]+)", README))
+    assert {command.name or command.callback.__name__ for command in app.registered_commands} <= listed
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_every_file_the_readme_links_to_is_there(target):
+    assert (ROOT / target).exists()
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([a-z-]+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_no_pickle_and_no_evaluation_in_the_package():
+    forbidden = re.compile(
+        r"weights_only=False|pickle\.load|allow_pickle=True|joblib|\bdill\b|yaml\.load\(|\beval\(|\bexec\("
+    )
+    for file in (ROOT / "src").rglob("*.py"):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            assert not forbidden.search(line) or ".eval()" in line, f"{file}:{number}: {line}"

@@ -1,0 +1,36 @@
+"""A way to run verbs in-process, and one tiny demo that several tests look at."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from nucstyle.cli import app
+from nucstyle.workflows.demo import demo
+
+TINY_DEMO = ("style_steps=3", "segmenter_steps=8", "checkpoint_every=4")
+
+
+@pytest.fixture
+def run_verb(tmp_path, monkeypatch):
+    """`run_verb("info", "--out", "x")` runs a verb in an empty working folder and returns its result."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_settings():
+    """The settings of the tiny demo."""
+    return TINY_DEMO
+
+
+@pytest.fixture(scope="session")
+def tiny_demo(tmp_path_factory):
+    """The run folder of a demo of a few steps."""
+    out = tmp_path_factory.mktemp("demo") / "demo-run"
+    demo(out, overrides=TINY_DEMO)
+    return out
