@@ -91,24 +91,23 @@ class TestTimeAugmentation:
             msg = "test-time augmentation needs at least one view"
             raise OptionError(msg)
 
-    def predict(self, segmenter: Segmenter, image: Tensor) -> Prediction:
+    def predict(self, segmenter: Segmenter, image: Tensor, *, min_score: float = 0.0) -> Prediction:
         """Find the nuclei of one image.
 
         Args:
             segmenter: Trained.
             image: (3, H, W) float32 in [0, 1].
+            min_score: Boxes below are left out before their masks are made, which is the dearest part.
 
         Returns:
-            Nuclei of at least the segmenter's inference score. Boxes in pixels of the image; scores are the mean over the views, a view without the nucleus counting 0; masks
+            Boxes in pixels of the image; scores are the mean over the views, a view without the nucleus counting 0; masks
             are the mean over the views.
         """
         height, width = int(image.shape[1]), int(image.shape[2])
         seen = [self._see(segmenter, image, view) for view in self.views]
         found = [self._boxes(segmenter, one) for one in seen]
         boxes, scores = _merge(found, iou=segmenter.config.box_nms_iou, limit=segmenter.config.max_nuclei)
-        # Masks are the dearest part; none is asked for where the score says that it would not be used.
-        used = scores >= segmenter.inference.score
-        boxes, scores = boxes[used], scores[used]
+        boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
         if len(boxes):
             masks = torch.stack([self._masks(segmenter, one, boxes) for one in seen]).mean(dim=0)
         else:
@@ -164,4 +163,5 @@ def _best_partner_score(boxes: Tensor, others: Tensor, scores: Tensor) -> Tensor
 def segment(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation) -> Decoded:
     """Image (3, H, W) float32 in [0, 1] -> label map, by the segmenter's own thresholds."""
     inference = segmenter.inference
-    return decode(mode.predict(segmenter, image), score=inference.score, mask_threshold=inference.mask_threshold)
+    prediction = mode.predict(segmenter, image, min_score=inference.score)
+    return decode(prediction, score=inference.score, mask_threshold=inference.mask_threshold)

@@ -1,0 +1,274 @@
+"""Style augmentation: other pixels, the same labels; the same seed, the same result."""
+
+import dataclasses
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from nucstyle.augment.style import StyleTransfer
+from nucstyle.core.errors import ImageError, OptionError
+from nucstyle.core.protocols import Translator
+from nucstyle.core.rng import generator
+from nucstyle.core.sample import Applied, Sample
+
+DARK, LIGHT = "grey-on-black", "purple-on-white"
+
+
+@pytest.fixture
+def transfer(fake_translator):
+    """`transfer(p=1.0, ...)` makes a StyleTransfer of the fake translator."""
+
+    def make(p=1.0, **options):
+        return StyleTransfer(fake_translator, p, **options)
+
+    return make
+
+
+def drawn(styled):
+    return styled.history[-1].drawn
+
+
+def test_the_fake_of_these_tests_is_a_translator(fake_translator):
+    assert isinstance(fake_translator, Translator)
+
+
+def test_labels_stay_the_same_object_and_pixels_change(transfer, nuclei):
+    for seed in range(20):
+        styled = transfer()(nuclei, seed=seed)
+        assert styled.labels is nuclei.labels
+        assert styled.size == nuclei.size
+        assert styled.id == nuclei.id
+        assert not torch.equal(styled.image, nuclei.image)
+
+
+def test_the_input_itself_is_not_changed(transfer, nuclei):
+    before = nuclei.image.clone()
+    transfer()(nuclei, seed=0)
+    assert torch.equal(nuclei.image, before)
+    array = np.full((4, 5), 7, np.uint8)
+    transfer()(array, seed=0)
+    assert (array == 7).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_with_probability_zero_the_very_input_comes_back(transfer, nuclei, seed):
+    array = np.zeros((4, 4), np.uint8)
+    assert transfer(p=0)(nuclei, seed=seed) is nuclei
+    assert transfer(p=0)(array, seed=seed) is array
+
+
+def test_by_default_half_of_the_images_are_restyled(fake_translator, nuclei):
+    half, drawing = StyleTransfer(fake_translator), generator("half")
+    restyled = sum(half(nuclei, generator=drawing) is not nuclei for _ in range(400))
+    assert 160 < restyled < 240
+
+
+def test_a_restyled_image_is_what_the_translator_makes_of_it(transfer, nuclei, fake_translator):
+    styled = transfer(targets=[LIGHT])(nuclei, seed=3)
+    expected = fake_translator.translate(
+        nuclei.image[None],
+        source=torch.tensor([0]),
+        target=torch.tensor([1]),
+        attribute=torch.tensor([drawn(styled)["attribute"]]),
+    )
+    assert torch.equal(styled.image, expected[0])
+    assert drawn(styled)["source"] == DARK
+    assert drawn(styled)["target"] == LIGHT
+
+
+def test_the_same_seed_gives_the_same_result_and_other_seeds_give_others(transfer, nuclei):
+    styled = [transfer()(nuclei, seed=seed).image for seed in (1, 1, 2, 3)]
+    assert torch.equal(styled[0], styled[1])
+    assert not torch.equal(styled[0], styled[2])
+    assert not torch.equal(styled[2], styled[3])
+
+
+def test_a_generator_is_drawn_from_in_turn(transfer, nuclei):
+    drawing, same = generator("turn"), generator("turn")
+    first, second = (transfer()(nuclei, generator=drawing) for _ in range(2))
+    assert torch.equal(transfer()(nuclei, generator=same).image, first.image)
+    assert torch.equal(transfer()(nuclei, generator=same).image, second.image)
+    assert not torch.equal(first.image, second.image)
+
+
+def test_without_a_seed_calls_differ(transfer, nuclei):
+    assert not torch.equal(transfer()(nuclei).image, transfer()(nuclei).image)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_global_streams_are_left_alone(transfer, nuclei, seed):
+    np_state, torch_state = np.random.get_state()[1].copy(), torch.random.get_rng_state()
+    for p in (0.5, 1.0):
+        transfer(p)(nuclei, seed=seed)
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == np_state).all()
+
+
+@pytest.mark.parametrize("shape", [(24, 31), (24, 31, 3), (1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float16", "float32", "float64"])
+def test_an_array_keeps_its_shape_and_type(transfer, shape, dtype):
+    numbers = np.random.default_rng(0).random(shape)
+    array = (numbers if dtype.startswith("float") else numbers * 200).astype(dtype)
+    styled = transfer()(array, seed=0)
+    assert type(styled) is np.ndarray
+    assert styled.shape == shape
+    assert styled.dtype == array.dtype
+
+
+def inverted(array, transfer):
+    """The array in the other modality with attribute 1, which for the fake is exactly the negative."""
+
+    class Full(StyleTransfer):
+        def draw(self, sample, generator):
+            return {"source": DARK, "target": LIGHT, "attribute": [1.0]}
+
+    return Full(transfer().model)(array, seed=0)
+
+
+def test_integers_go_by_the_intensity_rule_there_and_back(transfer):
+    eight = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (inverted(eight, transfer) == 255 - eight).all()
+    colours = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    assert (inverted(colours, transfer) == 255 - colours).all()
+    sixteen = np.linspace(33_000, 41_000, 10_000).astype(np.uint16).reshape(100, 100)  # a ramp on an offset
+    low, high = np.percentile(sixteen, [0.1, 99.9])
+    expected = low + high - sixteen.clip(low, high)
+    assert np.abs(inverted(sixteen, transfer) - expected).max() <= 1
+
+
+def test_floats_are_taken_as_they_are_however_narrow_their_range(transfer):
+    grey = np.linspace(0.2, 0.3, 64).reshape(8, 8)
+    np.testing.assert_allclose(inverted(grey, transfer), 1 - grey, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_are_refused_and_counted(transfer, value):
+    array = np.full((4, 4), 0.5)
+    array[1, 1:3] = value
+    with pytest.raises(ImageError, match="2 pixels are NaN or infinite"):
+        transfer()(array, seed=0)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 255.0])
+def test_floats_outside_zero_to_one_are_refused_with_their_range(transfer, value):
+    array = np.full((4, 4, 3), 0.5)
+    array[0, 0, 0] = value
+    with pytest.raises(ImageError, match=r"float images must lie in \[0, 1\], got .*; divide by their range first"):
+        transfer(p=0)(array, seed=0)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 4), (3, 8, 8), (2, 4, 4, 3), (0, 4)])
+def test_arrays_of_another_shape_are_refused(transfer, shape):
+    with pytest.raises(ImageError, match=r"an image is \(height, width\) or \(height, width, 3\)"):
+        transfer()(np.zeros(shape, np.uint8), seed=0)
+
+
+@pytest.mark.parametrize("thing", ["image.png", [[0.0]], torch.zeros(3, 4, 4), None])
+def test_other_types_are_refused_by_name(transfer, thing):
+    with pytest.raises(OptionError, match=f"Sample or a NumPy array, got {type(thing).__name__}"):
+        transfer()(thing, seed=0)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_a_probability_outside_zero_to_one_is_refused(transfer, p):
+    with pytest.raises(OptionError, match=r"p is a probability in \[0, 1\]"):
+        transfer(p)
+
+
+@pytest.mark.parametrize("targets", [["brown"], [LIGHT, "brown"], []])
+def test_unknown_targets_are_refused_with_those_known(transfer, targets):
+    with pytest.raises(OptionError, match=r"unknown target modality .*; the style model knows grey-on-black, purple"):
+        transfer(targets=targets)
+
+
+def test_seed_and_generator_exclude_each_other(transfer, nuclei):
+    with pytest.raises(OptionError, match="seed and generator exclude each other"):
+        transfer()(nuclei, seed=0, generator=generator(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"attributes": "exemplar"}, {"exemplar": torch.zeros(3, 4, 4)}, {"attributes": "exemplar", "exemplar": None}],
+)
+def test_exemplar_and_its_picture_belong_together(transfer, options):
+    with pytest.raises(OptionError, match="belong together"):
+        transfer(**options)
+
+
+def test_all_modalities_are_targets_alike_the_own_one_included(transfer, nuclei):
+    targets = Counter(drawn(transfer()(nuclei, seed=seed))["target"] for seed in range(300))
+    assert set(targets) == {DARK, LIGHT}
+    assert min(targets.values()) > 120
+
+
+def test_targets_restrict_the_choice(transfer, nuclei):
+    for name in (DARK, LIGHT):
+        assert {drawn(transfer(targets=[name])(nuclei, seed=seed))["target"] for seed in range(20)} == {name}
+
+
+def test_the_own_modality_is_never_chosen_where_it_is_excluded(transfer, sample_of):
+    for stained, other in ((False, LIGHT), (True, DARK)):
+        sample = sample_of(1, stained=stained)
+        styled = [transfer(exclude_own=True)(sample, seed=seed) for seed in range(30)]
+        assert {drawn(one)["target"] for one in styled} == {other}
+
+
+def test_where_only_the_own_modality_is_left_the_image_stays_as_it_is(transfer, nuclei):
+    assert transfer(targets=[DARK], exclude_own=True)(nuclei, seed=0) is nuclei
+
+
+def test_the_modality_a_sample_is_labelled_with_counts_before_what_the_model_sees(transfer, nuclei):
+    named = dataclasses.replace(nuclei, modality=LIGHT)
+    assert drawn(transfer()(named, seed=0))["source"] == LIGHT
+    assert drawn(transfer()(nuclei, seed=0))["source"] == DARK
+    unknown = dataclasses.replace(nuclei, modality="brown")
+    assert drawn(transfer()(unknown, seed=0))["source"] == DARK
+
+
+def test_an_exemplar_gives_its_modality_and_its_style(transfer, nuclei, sample_of, fake_translator):
+    picture = sample_of(4, stained=True).image
+    for seed in range(5):
+        styled = transfer(attributes="exemplar", exemplar=picture)(nuclei, seed=seed)
+        assert drawn(styled)["target"] == LIGHT
+        style = fake_translator.encode_attribute(picture[None], torch.tensor([1]))
+        assert drawn(styled)["attribute"] == style[0].tolist()
+
+
+@pytest.mark.parametrize("mode", ["per-domain", "normal"])
+def test_the_way_of_drawing_styles_reaches_the_translator(transfer, nuclei, mode, monkeypatch):
+    asked = []
+    augment = transfer(attributes=mode)
+    original = augment.model.draw_attribute
+
+    def listen(target, *, mode, generator):
+        asked.append(mode)
+        return original(target, mode=mode, generator=generator)
+
+    monkeypatch.setattr(augment.model, "draw_attribute", listen)
+    augment(nuclei, seed=0)
+    assert asked == [mode]
+
+
+def test_the_record_is_plain_and_gives_the_same_pixels_again(transfer, nuclei):
+    augment = transfer()
+    earlier = dataclasses.replace(nuclei, history=(Applied("Earlier", {}),))
+    for seed in range(5):
+        styled = augment(earlier, seed=seed)
+        assert [applied.name for applied in styled.history] == ["Earlier", "StyleTransfer"]
+        plain = json.loads(json.dumps(drawn(styled)))
+        assert torch.equal(augment.apply(nuclei, plain).image, styled.image)
+
+
+def test_nothing_is_recorded_where_nothing_was_done(transfer, nuclei):
+    assert transfer(p=0)(nuclei, seed=0).history == ()
+
+
+def test_a_sample_and_its_array_are_restyled_alike(transfer, field):
+    array, _ = field(2)
+    from_array = transfer()(array, seed=9)
+    unit = torch.from_numpy(array.astype(np.float32) / 255).permute(2, 0, 1).contiguous()
+    styled = transfer()(Sample(id="x", image=unit), seed=9)
+    assert (np.rint(styled.image.permute(1, 2, 0).numpy() * 255).astype(np.uint8) == from_array).all()

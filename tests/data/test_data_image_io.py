@@ -1,0 +1,503 @@
+import re
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageFile
+
+from nucstyle.core.errors import ImageError
+from nucstyle.core.sample import Source
+from nucstyle.data import image_io
+from nucstyle.data.image_io import from_unit, read_image, read_labels, read_mask, to_unit, write_labels, write_png
+
+GREY8, RGB8, GREY16, RGB16 = "grey8", "rgb8", "grey16", "rgb16"
+
+
+@pytest.fixture
+def picture(field):
+    """(96, 112, 3) uint8."""
+    return field(3, stained=True)[0]
+
+
+@pytest.fixture
+def write_depths(tmp_path, picture, write_png_chunks):
+    """Writes one PNG of each depth and number of channels, and a palette one."""
+
+    def write(kind):
+        path = tmp_path / f"{kind}.png"
+        if kind in (GREY8, RGB8):
+            Image.fromarray(picture[..., 0] if kind == GREY8 else picture).save(path)
+        elif kind == "palette":
+            Image.fromarray(picture).quantize(16).save(path)
+        else:
+            deep = picture.astype(">u2") * 137 + 11
+            deep = deep[..., 0] if kind == GREY16 else deep
+            write_png_chunks(path, 112, 96, 16, 0 if kind == GREY16 else 2, [row.tobytes() for row in deep])
+        return path
+
+    return write
+
+
+def levels(image):
+    """How many different values there are."""
+    return len(torch.unique(image))
+
+
+def mode_of(path):
+    """Pillow's word for what is in a file."""
+    with Image.open(path) as file:
+        return file.mode
+
+
+def first(read):
+    """The tensor of what was read."""
+    return read[0] if isinstance(read, tuple) else read
+
+
+# The intensity rule
+
+
+def test_eight_bit_numbers_are_divided_by_255(tmp_path, picture):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    image, source = read_image(tmp_path / "a.png")
+    assert torch.equal(image, torch.from_numpy(picture).permute(2, 0, 1).float() / 255)
+    assert image.is_contiguous()
+    assert source == Source(path=tmp_path / "a.png", dtype="uint8", channels=3, low=0.0, high=255.0)
+
+
+def test_a_dark_eight_bit_image_stays_dark(tmp_path):
+    Image.fromarray(np.full((4, 5), 7, np.uint8)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0].unique().tolist() == [pytest.approx(7 / 255)]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_of_sixteen_bits_the_percentiles_become_nought_and_one(tmp_path, suffix):
+    array = np.random.default_rng(0).integers(200, 4096, (64, 80)).astype(np.uint16)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(array).save(path) if suffix == ".png" else tifffile.imwrite(path, array)
+    image, source = read_image(path)
+    low, high = np.percentile(array, (0.1, 99.9))
+    assert (source.dtype, source.channels, source.low, source.high) == ("uint16", 1, low, high)
+    np.testing.assert_allclose(image[0].numpy(), ((array - low) / (high - low)).clip(0, 1), atol=1e-6)
+    assert torch.equal(image[0], image[1])
+    assert torch.equal(image[0], image[2])
+
+
+def test_going_back_from_sixteen_bits_gives_every_number_between_the_percentiles_exactly(tmp_path):
+    array = np.random.default_rng(0).integers(0, 65536, (64, 80)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    image, source = read_image(tmp_path / "a.tif")
+    back = from_unit(image, source)
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    assert np.array_equal(back, array.clip(np.rint(source.low), np.rint(source.high)))
+
+
+def test_going_back_from_eight_bits_is_exact(tmp_path, picture):
+    for name, array in (("colour", picture), ("grey", picture[..., 1])):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+        assert np.array_equal(from_unit(*read_image(tmp_path / f"{name}.png")), array)
+
+
+def test_going_back_clips_to_the_type_and_rounds():
+    image = torch.tensor([0.0, 0.3, 0.5, 0.7, 1.0]).expand(3, 1, 5)
+    wide = Source(dtype="uint8", channels=1, low=-100.0, high=300.0)
+    assert from_unit(image, wide).tolist() == [[0, 20, 100, 180, 255]]
+    binary = Source(dtype="bool", channels=1, low=0.0, high=1.0)
+    assert from_unit(image, binary).tolist() == [[False, False, False, True, True]]
+
+
+def test_a_grey_source_gets_the_mean_of_the_colours_back():
+    image = torch.tensor([0.0, 0.5, 1.0])[:, None, None].expand(3, 2, 2)
+    assert from_unit(image, Source(dtype="float32", channels=1, low=0.0, high=1.0)).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_a_ramp_on_a_large_offset_keeps_its_contrast(tmp_path):
+    for array in (33_000 + np.arange(400, dtype=np.uint16), 4_000_000_000 + np.arange(400, dtype=np.uint32)):
+        tifffile.imwrite(tmp_path / "a.tif", array.reshape(20, 20))
+        assert levels(read_image(tmp_path / "a.tif")[0]) >= 250
+
+
+def test_one_hot_pixel_does_not_darken_the_rest():
+    array = np.random.default_rng(0).integers(100, 1000, (64, 64)).astype(np.uint16)
+    before, _, _ = to_unit(array)
+    array[5, 5] = 65535
+    after, _, high = to_unit(array)
+    assert high < 1100
+    assert (after - before).abs().mean() < 0.01
+
+
+def test_floats_of_any_scale_mean_the_same(tmp_path):
+    array = np.random.default_rng(0).random((40, 50)).astype(np.float32)
+    images = []
+    for scale in (1, 65535, 1e300):
+        tifffile.imwrite(tmp_path / "a.tif", (array * np.float64(scale)).astype(np.float64))
+        images.append(read_image(tmp_path / "a.tif")[0])
+    assert torch.isfinite(images[2]).all()
+    torch.testing.assert_close(images[0], images[1])
+    torch.testing.assert_close(images[0], images[2])
+
+
+def test_signed_numbers_keep_their_order(tmp_path):
+    array = np.arange(-200, 200, dtype=np.int16).reshape(20, 20)
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    image, source = read_image(tmp_path / "a.tif")
+    assert source.low < 0 < source.high
+    assert bool((image[0].reshape(-1).diff() >= 0).all())
+    assert np.array_equal(from_unit(image, source)[1:-1], array[1:-1])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("value", [0, 100])
+def test_a_constant_image_is_finite_and_comes_back(tmp_path, kind, value):
+    array = np.full((6, 7), value, kind)
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    image, source = read_image(tmp_path / "a.tif")
+    assert torch.isfinite(image).all()
+    assert np.array_equal(from_unit(image, source), array)
+
+
+def test_a_given_range_takes_the_place_of_the_rule(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 1000], [2000, 4000]], np.uint16))
+    image, source = read_image(tmp_path / "a.tif", value_range=(1000, 3000))
+    assert image[0].tolist() == [[0, 0], [0.5, 1]]
+    assert (source.low, source.high) == (1000, 3000)
+
+
+# Modes
+
+
+@pytest.mark.parametrize("size", [(3, 5), (4, 5), (2, 2), (1, 9), (33, 17)], ids=str)
+def test_one_picture_is_the_same_in_every_mode(tmp_path, size):
+    black_and_white = Image.fromarray((np.random.default_rng(1).random(size) > 0.5).astype(np.uint8) * 255)
+    expected = torch.from_numpy(np.array(black_and_white)).float().div(255).expand(3, -1, -1)
+    for mode, channels in (("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3)):
+        black_and_white.convert(mode).save(tmp_path / f"{mode}.png")
+        assert mode_of(tmp_path / f"{mode}.png") == mode
+        image, source = read_image(tmp_path / f"{mode}.png")
+        assert torch.equal(image, expected), mode
+        assert source.channels == channels, mode
+
+
+def test_a_palette_image_has_the_colours_of_its_palette(tmp_path, picture):
+    palette = Image.fromarray(picture).quantize(16)
+    palette.save(tmp_path / "a.png")
+    expected = torch.from_numpy(np.array(palette.convert("RGB"))).permute(2, 0, 1).float() / 255
+    assert torch.equal(read_image(tmp_path / "a.png")[0], expected)
+
+
+def test_sixteen_bit_colour_keeps_sixteen_bits(tmp_path, write_png_chunks):
+    ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    colour = np.stack([ramp, ramp[::-1], ramp.T], axis=-1)
+    write_png_chunks(tmp_path / "a.png", 64, 64, 16, 2, [row.astype(">u2").tobytes() for row in colour])
+    tifffile.imwrite(tmp_path / "a.tif", colour, photometric="rgb")
+    image, source = read_image(tmp_path / "a.png")
+    assert (source.dtype, source.channels) == ("uint16", 3)
+    assert levels(image) > 4000
+    assert torch.equal(image, read_image(tmp_path / "a.tif")[0])
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparent_pixels_are_refused(tmp_path, refusal, mode, picture):
+    image = Image.fromarray(picture).convert(mode)
+    image.putpixel((3, 4), (*image.getpixel((3, 4))[:-1], 254))
+    image.save(tmp_path / "a.png")
+    message = refusal(ImageError, read_image, tmp_path / "a.png")
+    assert message == f"{tmp_path / 'a.png'}: has transparent pixels; flatten it on a background first"
+
+
+def test_a_colour_that_a_png_declares_transparent_is_refused_where_it_occurs(tmp_path, refusal, picture):
+    picture = picture.clip(1, 255)
+    for array, colour in ((picture.copy(), (0, 0, 0)), (picture[..., 0].copy(), 0)):
+        path = tmp_path / "a.png"
+        Image.fromarray(array).save(path, transparency=colour)
+        read_image(path)  # declared, but no pixel has it
+        array[5, 5] = 0
+        Image.fromarray(array).save(path, transparency=colour)
+        assert "has transparent pixels" in refusal(ImageError, read_image, path)
+    Image.fromarray(picture).quantize(4).save(path, transparency=0)
+    assert "has transparent pixels" in refusal(ImageError, read_image, path)
+
+
+def test_inks_are_refused(tmp_path, refusal, picture):
+    Image.fromarray(picture).convert("CMYK").save(tmp_path / "a.jpg")
+    assert "colour mode CMYK is not read" in refusal(ImageError, read_image, tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape"),
+    [("miniswhite", (8, 9)), ("separated", (8, 9, 4)), ("cielab", (8, 9, 3)), ("ycbcr", (8, 9, 3))],
+)
+def test_tiff_numbers_that_are_no_intensities_are_refused(tmp_path, refusal, photometric, shape):
+    tifffile.imwrite(tmp_path / "a.tif", np.full(shape, 255, np.uint8), photometric=photometric)
+    message = refusal(ImageError, read_image, tmp_path / "a.tif")
+    assert f"{photometric.upper()} colours are not read; convert" in message
+
+
+def test_a_tiff_may_be_compressed_planar_big_endian_or_jpeg_inside(tmp_path, picture):
+    expected = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+    for options in ({"compression": "lzw"}, {"compression": "zstd"}, {"byteorder": ">"}, {"tile": (32, 32)}):
+        tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", **options)
+        assert torch.equal(read_image(tmp_path / "a.tif")[0], expected)
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(picture, -1, 0), photometric="rgb", planarconfig="separate")
+    assert torch.equal(read_image(tmp_path / "a.tif")[0], expected)
+    tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", compression="jpeg", compressionargs={"level": 95})
+    assert (read_image(tmp_path / "a.tif")[0] - expected).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 16), (3, 16, 16), (2, 4, 16, 16)], ids=str)
+def test_a_tiff_of_several_pages_is_refused_instead_of_read_in_part(tmp_path, refusal, shape):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
+    message = refusal(ImageError, read_image, tmp_path / "a.tif")
+    assert f"holds several images {shape}" in message
+    assert "save the wanted page as its own file" in message
+
+
+def test_a_tiff_of_pages_of_several_sizes_is_refused(tmp_path, refusal):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(np.zeros((16, 16), np.uint8))
+        file.write(np.zeros((8, 8), np.uint8))
+    assert "holds several images" in refusal(ImageError, read_image, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((3, 4, 5)), np.zeros((4, 5, 4)), np.zeros(5), np.zeros((0, 5)), np.zeros((1, 4, 5, 3))]
+)
+def test_an_array_of_another_shape_is_refused(refusal, array):
+    message = refusal(ImageError, to_unit, array, where="my array")
+    assert message.startswith("my array: an image is (height, width) or (height, width, 3), got ")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_refused_and_counted(tmp_path, refusal, bad):
+    array = np.random.default_rng(0).random((8, 9)).astype(np.float32)
+    array[2, 3:6] = bad
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    for read in (read_image, read_mask):
+        message = refusal(ImageError, read, tmp_path / "a.tif")
+        assert message == f"{tmp_path / 'a.tif'}: 3 pixels are NaN or infinite; replace them first"
+
+
+def test_complex_numbers_are_refused(tmp_path, refusal):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((8, 9), np.complex64))
+    for read in (read_image, read_mask):
+        assert "pixels are real numbers, got complex64" in refusal(ImageError, read, tmp_path / "a.tif")
+
+
+# Files that are no images, and damaged ones
+
+NO_IMAGES = {
+    "the file is empty": b"",
+    "it looks like an HTML page": b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>",
+    "it is a Git LFS pointer; fetch the real file": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n",
+    "it begins with b'%!PS-Ado'": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
+    "it begins with b'GIF89a\\x01\\x00'": b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;",
+    "it begins with b'\\x89PNG\\r\\n\\x1a\\n'": b"\x89PNG\r\n\x1a\n",
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+@pytest.mark.parametrize("reason", NO_IMAGES)
+@pytest.mark.parametrize("read", [read_image, read_labels, read_mask])
+def test_a_file_that_is_no_image_is_refused_with_what_it_looks_like(tmp_path, refusal, read, reason, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(NO_IMAGES[reason])
+    assert refusal(ImageError, read, path) == f"{path}: not a PNG, JPEG, BMP or TIFF image ({reason}); replace the file"
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels, read_mask])
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, refusal, read):
+    for path in (tmp_path / "a.png", tmp_path):
+        assert re.match(rf"{path}: no such (image|label) file$", refusal(ImageError, read, path))
+
+
+@pytest.mark.parametrize(
+    ("read", "kind"),
+    [
+        *((read_image, kind) for kind in (GREY8, RGB8, GREY16, RGB16, "palette")),
+        *((read_labels, kind) for kind in (GREY8, GREY16, "palette")),
+    ],
+)
+def test_a_png_cut_off_anywhere_is_refused_or_whole(refusal, write_depths, kind, read):
+    path = write_depths(kind)
+    whole, data = read(path), path.read_bytes()
+    for length in (1, 8, 20, 33, 60, len(data) // 3, len(data) // 2, len(data) - 100, len(data) - 14):
+        path.write_bytes(data[:length])
+        assert str(path) in refusal(ImageError, read, path)
+    path.write_bytes(data[:-12])  # only the end mark is missing: every pixel is there
+    assert torch.equal(first(read(path)), first(whole))
+
+
+def wrong_bytes(data, *places):
+    """The file again and again, each time with another byte wrong."""
+    rng = np.random.default_rng(5)
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= int(rng.integers(1, 256))
+        yield place, bytes(damaged)
+
+
+def read_or_refuse(read, path):
+    """The tensor, or the message of the refusal; nothing else may happen."""
+    try:
+        return first(read(path))
+    except ImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("kind", [GREY8, RGB8, GREY16, RGB16, "palette"])
+def test_a_png_with_one_wrong_byte_is_refused_or_the_same(write_depths, kind):
+    path = write_depths(kind)
+    readers = [read_image] if kind in (RGB8, RGB16) else [read_image, read_labels]
+    whole, data = [first(read(path)) for read in readers], path.read_bytes()
+    # Pillow's own check stops at the last pixel, so the end of the file is looked at more closely.
+    places = np.random.default_rng(4).integers(0, len(data), 60)
+    for place, damaged in wrong_bytes(data, *places, *range(len(data) - 300, len(data), 5)):
+        path.write_bytes(damaged)
+        for read, expected in zip(readers, whole, strict=True):
+            found = read_or_refuse(read, path)
+            if isinstance(found, str):
+                assert found.startswith(f"{path}: ")
+            else:
+                assert torch.equal(found, expected), f"another image after a change of byte {place}"
+
+
+def test_a_tiff_with_one_wrong_byte_never_ends_in_anything_but_an_image_or_a_refusal(tmp_path, picture):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture[:24, :24], photometric="rgb", compression="deflate")
+    data = path.read_bytes()
+    for _, damaged in wrong_bytes(data, *range(8, 260, 4), *range(260, len(data), 40)):
+        path.write_bytes(damaged)
+        found = read_or_refuse(read_image, path)
+        assert not isinstance(found, str) or found.startswith(f"{path}: ")
+
+
+def test_nobody_may_tell_pillow_to_fill_up_truncated_files():
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.mark.parametrize("read", [read_image, read_labels, read_mask])
+@pytest.mark.parametrize("size", [(100_000, 100_000), (20_000, 10_000)], ids=str)
+def test_a_header_that_promises_too_many_pixels_is_refused_before_decoding(
+    tmp_path, refusal, write_png_chunks, read, size
+):
+    path = write_png_chunks(tmp_path / "a.png", *size, 8, 0)
+    message = refusal(ImageError, read, path)
+    assert message.startswith(f"{path}: ")
+    assert message.endswith("at most 178,956,970 pixels are read whole; crop or tile the image")
+
+
+def test_our_own_limit_decides_what_is_too_large(tmp_path, refusal, monkeypatch, write_png_chunks):
+    # 100 million pixels: Pillow would warn, and the warning is an error here.
+    path = write_png_chunks(tmp_path / "a.png", 10_000, 10_000, 1, 0)
+    message = refusal(ImageError, read_image, path)
+    assert "the file is damaged" in message
+    assert "bomb" not in message
+    monkeypatch.setattr(image_io, "MAX_PIXELS", 100)
+    for array in (np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.uint8)):
+        for suffix in (".png", ".tif"):
+            path = tmp_path / f"a{suffix}"
+            for wide in (False, True):
+                given = np.concatenate([array, array[:, :1]], axis=1) if wide else array
+                if suffix == ".png":
+                    Image.fromarray(given).save(path)
+                else:
+                    tifffile.imwrite(path, given)
+                if wide:
+                    assert "110 pixels, at most 100 are read whole" in refusal(ImageError, read_image, path)
+                else:
+                    read_image(path)
+
+
+# Labels
+
+
+@pytest.mark.parametrize("colours", [4, 256])
+def test_the_indices_of_a_palette_are_the_labels(tmp_path, colours):
+    indices = (np.arange(256) % colours).astype(np.uint8).reshape(16, 16)
+    image = Image.fromarray(indices).convert("L")
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 3 * colours).tolist())
+    image.save(tmp_path / "a.png")
+    assert mode_of(tmp_path / "a.png") == "P"
+    assert torch.equal(read_labels(tmp_path / "a.png"), torch.from_numpy(indices.astype(np.int32)))
+    tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    assert torch.equal(read_labels(tmp_path / "a.tif"), torch.from_numpy(indices.astype(np.int32)))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.uint32, np.int64])
+def test_labels_keep_their_numbers_whatever_their_type(tmp_path, kind):
+    array = np.array([[0, 7, 7], [100, 0, 1]], kind)
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    labels = read_labels(tmp_path / "a.tif")
+    assert labels.dtype == torch.int32
+    assert labels.tolist() == array.tolist()
+
+
+def test_colours_are_no_labels(tmp_path, refusal, picture):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    message = refusal(ImageError, read_labels, tmp_path / "a.png")
+    assert message == f"{tmp_path / 'a.png'}: a label image has one channel of integers, got (96, 112, 3) uint8"
+
+
+@pytest.mark.parametrize("array", [np.ones((4, 5), np.float32), np.ones((4, 5), bool)], ids=["float", "bool"])
+def test_numbers_that_are_no_integers_are_no_labels(tmp_path, refusal, array):
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    assert "a label image has one channel of integers" in refusal(ImageError, read_labels, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("array", "span"),
+    [(np.array([[0, -1]], np.int16), "-1 to 0"), (np.array([[0, 2**31]], np.uint32), "0 to 2147483648")],
+    ids=["negative", "too large"],
+)
+def test_labels_that_are_negative_or_too_large_are_refused_with_their_range(tmp_path, refusal, array, span):
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    assert f"labels run from {span}; they must be 0 to 2147483647" in refusal(
+        ImageError, read_labels, tmp_path / "a.tif"
+    )
+
+
+def test_labels_in_a_jpeg_are_refused(tmp_path, refusal, picture):
+    Image.fromarray(picture[..., 0]).save(tmp_path / "a.jpg")
+    assert "save the labels as PNG or TIFF" in refusal(ImageError, read_labels, tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(("nuclei_", "kind"), [(0, "uint16"), (300, "uint16"), (65_535, "uint16"), (70_000, "uint32")])
+def test_written_labels_come_back_whatever_their_number(tmp_path, nuclei_, kind):
+    labels = torch.zeros(300, 250, dtype=torch.int32)
+    labels.view(-1)[:nuclei_] = torch.arange(1, nuclei_ + 1, dtype=torch.int32)
+    write_labels(tmp_path / "a.tif", labels)
+    assert tifffile.imread(tmp_path / "a.tif").dtype == kind
+    assert torch.equal(read_labels(tmp_path / "a.tif"), labels)
+
+
+def test_written_labels_are_the_same_bytes_every_time(tmp_path, nuclei):
+    for name in ("a.tif", "b.tif"):
+        write_labels(tmp_path / name, nuclei.labels)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_a_written_png_comes_back_rounded_to_eight_bits(tmp_path, nuclei):
+    write_png(tmp_path / "a.png", nuclei.image)
+    assert torch.equal(read_image(tmp_path / "a.png")[0], nuclei.image)  # they were bytes to begin with
+    write_png(tmp_path / "a.png", torch.tensor([-0.5, 0.0021, 0.5, 1.5]).expand(3, 1, 4))
+    assert (read_image(tmp_path / "a.png")[0][0] * 255).round().tolist() == [[0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize("top", [1, 255])
+def test_a_mask_is_the_same_as_noughts_and_ones_or_255_grey_or_colour(tmp_path, top):
+    mask = np.random.default_rng(2).random((9, 8)) > 0.5
+    array = mask.astype(np.uint8) * top
+    Image.fromarray(array).save(tmp_path / "grey.png")
+    Image.fromarray(np.stack([array] * 3, -1)).save(tmp_path / "colour.png")
+    Image.fromarray(mask).save(tmp_path / "bits.png")
+    tifffile.imwrite(tmp_path / "float.tif", array.astype(np.float32) * 0.9)
+    for name in ("grey.png", "colour.png", "bits.png", "float.tif"):
+        read = read_mask(tmp_path / name)
+        assert read.dtype == bool
+        assert np.array_equal(read, mask), name
+
+
+def test_a_black_mask_is_empty(tmp_path):
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
+    assert not read_mask(tmp_path / "a.png").any()

@@ -1,0 +1,211 @@
+"""The segmenter: nothing resized, nothing capped, boxes in float32, and a state that makes it anew."""
+
+import json
+
+import pytest
+import torch
+
+from nucstyle.core.config import build
+from nucstyle.core.errors import ConfigError, WeightsError
+from nucstyle.core.precision import autocast
+from nucstyle.core.rng import generator
+from nucstyle.data.weights import load_state
+from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
+
+
+def image_of(height, width, seed=0):
+    return torch.rand(3, height, width, generator=generator("image", height, width, seed))
+
+
+def load(module, tensors):
+    load_state(module, tensors, where="test")
+
+
+def target_of(side):
+    masks = torch.zeros(1, side, side, dtype=torch.uint8)
+    masks[0, 5:25, 10:30] = 1
+    return {"boxes": torch.tensor([[10.0, 5.0, 30.0, 25.0]]), "labels": torch.tensor([1]), "masks": masks}
+
+
+@pytest.mark.parametrize("size", [(256, 256), (64, 96), (40, 50), (1, 1), (1, 50)])
+def test_the_trunk_sees_every_pixel_as_it_is_with_zeros_up_to_a_multiple_of_32(segmenter, size):
+    image = image_of(*size)
+    seen = segmenter.see(image)
+    height, width = size
+    assert seen.size == size
+    assert seen.padded.shape == (1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
+    assert torch.equal(seen.padded[0, :, :height, :width], image)
+    assert int((seen.padded != 0).sum()) <= image.numel()
+
+
+def test_training_sees_the_pixels_and_boxes_as_they_are_too(segmenter):
+    image, target = image_of(64, 64), target_of(64)
+    segmenter.network.train()
+    batch, moved = segmenter.network.transform([image], [target])
+    assert torch.equal(batch.tensors[0], image)
+    assert torch.equal(moved[0]["boxes"], target["boxes"])
+    assert torch.equal(moved[0]["masks"], target["masks"])
+
+
+def test_more_than_a_hundred_boxes_come_through(segmenter_of):
+    generous = segmenter_of(box_nms_iou=1.0)
+    boxes, scores = generous.detect_boxes(generous.see(image_of(128, 128)))
+    assert len(boxes) == len(scores) > 150
+
+
+@pytest.mark.parametrize("limit", [1, 7, 120])
+def test_the_configured_number_of_nuclei_is_the_cap(segmenter_of, limit):
+    generous = segmenter_of(box_nms_iou=1.0, max_nuclei=limit)
+    boxes, _ = generous.detect_boxes(generous.see(image_of(128, 128)))
+    assert len(boxes) == limit
+
+
+def test_every_cap_of_torchvision_is_the_configs(segmenter_of):
+    config = SegmenterConfig(
+        proposals_before_nms_train=11,
+        proposals_after_nms_train=12,
+        proposals_before_nms=13,
+        proposals_after_nms=14,
+        anchors_per_image=15,
+        regions_per_image=16,
+        max_nuclei=17,
+        box_score=0.18,
+        box_nms_iou=0.19,
+        pyramid_channels=8,
+        box_head_size=20,
+        mask_layers=2,
+    )
+    network = Segmenter(config, InferenceConfig()).network
+    rpn, heads = network.rpn, network.roi_heads
+    assert rpn._pre_nms_top_n == {"training": 11, "testing": 13}
+    assert rpn._post_nms_top_n == {"training": 12, "testing": 14}
+    assert rpn.fg_bg_sampler.batch_size_per_image == 15
+    assert heads.fg_bg_sampler.batch_size_per_image == 16
+    assert (heads.detections_per_img, heads.score_thresh, heads.nms_thresh) == (17, 0.18, 0.19)
+    assert heads.box_head.part.fc7.out_features == 20
+    assert len(heads.mask_head.part) == 2
+    assert heads.box_predictor.part.cls_score.out_features == 2
+
+
+def test_the_default_config_lets_a_thousand_nuclei_through():
+    config = SegmenterConfig()
+    assert config.max_nuclei >= 1000
+    assert config.proposals_before_nms >= config.max_nuclei
+    assert config.proposals_after_nms >= config.max_nuclei
+
+
+def test_boxes_come_best_first_inside_the_image_and_above_the_score(segmenter_of):
+    picky = segmenter_of(box_score=0.28)
+    boxes, scores = picky.detect_boxes(picky.see(image_of(70, 90)))
+    assert len(boxes) > 1
+    assert bool((scores.diff() <= 0).all())
+    assert float(scores.min()) > 0.28
+    assert bool((boxes >= 0).all())
+    assert bool((boxes <= torch.tensor([90.0, 70.0, 90.0, 70.0])).all())
+    assert bool((boxes[:, 2:] > boxes[:, :2]).all())
+
+
+def test_masks_are_probabilities_a_crop_for_every_box(segmenter):
+    seen = segmenter.see(image_of(64, 64))
+    masks = segmenter.detect_masks(seen, torch.tensor([[3.0, 4.0, 20.0, 30.0], [0.0, 0.0, 64.0, 64.0]]))
+    assert masks.shape == (2, 28, 28)
+    assert 0 <= float(masks.min()) < float(masks.max()) <= 1
+    assert not torch.equal(masks[0], masks[1])
+
+
+def test_boxes_are_computed_in_float32_where_convolutions_run_in_bfloat16(segmenter_of):
+    half = segmenter_of(autocast=autocast("cpu", "bf16"), box_nms_iou=1.0)
+    whole = segmenter_of(box_nms_iou=1.0)
+    seen = half.see(image_of(64, 640))
+    # The trunk did run in bfloat16: its numbers are those of a float32 with eight bits.
+    assert all(features.dtype == torch.float32 for features in seen.maps.values())
+    assert all(torch.equal(features, features.bfloat16().float()) for features in seen.maps.values())
+    assert not torch.equal(seen.maps["0"], whole.see(image_of(64, 640)).maps["0"])
+    boxes, scores = half.detect_boxes(seen)
+    assert boxes.dtype == scores.dtype == torch.float32
+    # bfloat16 knows only even numbers beyond 256, and only multiples of four beyond 512.
+    far = boxes[(boxes > 257) & (boxes < 639)]
+    assert len(far) > 20
+    assert float((far % 1 != 0).float().mean()) > 0.9
+    assert float((far != far.bfloat16().float()).float().mean()) > 0.9
+    assert half.detect_masks(seen, boxes[:3]).dtype == torch.float32
+
+
+def test_losses_are_float32_under_bfloat16_and_reach_every_weight(segmenter_of):
+    half = segmenter_of(real=True, autocast=autocast("cpu", "bf16"))
+    losses = half.losses([image_of(64, 64)], [target_of(64)])
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    sum(losses.values()).backward()
+    without = [name for name, one in half.network.named_parameters() if one.requires_grad and one.grad is None]
+    assert without == []
+
+
+def test_looking_leaves_no_gradient_and_no_training_mode_behind(segmenter):
+    segmenter.losses([image_of(64, 64)], [target_of(64)])
+    seen = segmenter.see(image_of(64, 64))
+    boxes, scores = segmenter.detect_boxes(seen)
+    assert not any(one.requires_grad for one in (boxes, scores, segmenter.detect_masks(seen, boxes[:1])))
+    assert not segmenter.network.training
+    segmenter.losses([image_of(64, 64)], [target_of(64)])
+    assert segmenter.network.training
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"), [((256, 256), 2.0), ((400, 100), 2.0), ((401, 100), 1.0), ((100, 401), 1.0), ((1, 1), 2.0)]
+)
+def test_small_fields_are_enlarged_by_their_longer_side(size, factor):
+    assert InferenceConfig().magnification(size) == factor
+
+
+def test_a_segmenter_made_from_its_state_gives_the_same_answers(segmenter_of):
+    segmenter = segmenter_of(real=True)
+    tensors, values = segmenter.state()
+    stored = {name: tensor.clone() for name, tensor in tensors.items()}
+    again = Segmenter.from_state(stored, json.loads(json.dumps(values)), load=load)
+    assert again.config == segmenter.config
+    assert again.inference == segmenter.inference
+    image = image_of(64, 80)
+    for one, other in zip(
+        segmenter.detect_boxes(segmenter.see(image)), again.detect_boxes(again.see(image)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_training_and_prediction_share_their_weights_by_name_whatever_the_number_format(segmenter_of):
+    half = segmenter_of(real=True, autocast=autocast("cpu", "bf16"))
+    tensors, values = half.state()
+    whole = Segmenter.from_state(tensors, values, load=load)
+    assert list(whole.state()[0]) == list(tensors)
+
+
+@pytest.mark.parametrize("missing", ["segmenter", "inference"])
+def test_a_state_that_lacks_a_part_is_refused_by_its_name(segmenter, missing):
+    tensors, values = segmenter.state()
+    del values[missing]
+    with pytest.raises(WeightsError, match=f"without '{missing}'"):
+        Segmenter.from_state(tensors, values, load=load)
+
+
+def test_a_state_of_another_shape_is_refused(segmenter_of):
+    segmenter = segmenter_of(real=True)
+    tensors, values = segmenter.state()
+    values["segmenter"]["box_head_size"] = 17
+    with pytest.raises(WeightsError, match="does not fit this network"):
+        Segmenter.from_state(tensors, values, load=load)
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "key"),
+    [
+        (SegmenterConfig, {"max_nuclei": 0}, "max_nuclei"),
+        (SegmenterConfig, {"box_score": 1.5}, "box_score"),
+        (SegmenterConfig, {"box_nms_iou": -0.1}, "box_nms_iou"),
+        (SegmenterConfig, {"anchor_sizes_px": [8, 16]}, "anchor_sizes_px"),
+        (SegmenterConfig, {"max_nuclie": 5}, "max_nuclie.*did you mean 'max_nuclei'"),
+        (InferenceConfig, {"score": 2}, "score"),
+        (InferenceConfig, {"enlarge_factor": 0}, "enlarge_factor"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused_by_its_key(kind, table, key):
+    with pytest.raises(ConfigError, match=key):
+        build(kind, table, where="recipe x")

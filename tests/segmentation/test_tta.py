@@ -1,0 +1,290 @@
+"""Test-time augmentation: every view is undone exactly, so views that agree change nothing."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torchvision.ops import box_iou
+
+from nucstyle.core import symmetry
+from nucstyle.core.errors import OptionError
+from nucstyle.core.labels import boxes as boxes_of
+from nucstyle.core.rng import generator
+from nucstyle.segmentation.detector import InferenceConfig, SegmenterConfig
+from nucstyle.segmentation.tta import VIEWS, TestTimeAugmentation, View, segment
+
+
+class Thresholding:
+    """A detector that is right in every view: a nucleus is a connected bright spot. Its masks are cut from the image."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *, config=None, blind_to=()):
+        self.config = config or SegmenterConfig()
+        self.inference = InferenceConfig()
+        self.blind_to = list(blind_to)
+        """Numbers of the calls in which nothing is found."""
+        self.calls = 0
+
+    def see(self, image):
+        return image
+
+    def detect_boxes(self, image):
+        self.calls += 1
+        if self.calls - 1 in self.blind_to:
+            return torch.zeros(0, 4), torch.zeros(0)
+        labels, _ = ndimage.label(image[0].numpy() > 0.4)
+        found = boxes_of(torch.from_numpy(labels.astype(np.int32)))
+        brightness = torch.tensor([float(image[0][torch.from_numpy(labels == n + 1)].max()) for n in range(len(found))])
+        order = brightness.argsort(descending=True, stable=True)
+        return found[order], brightness[order].clamp(max=1)
+
+    def detect_masks(self, image, boxes):
+        masks = torch.zeros(len(boxes), 28, 28)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=True):
+            ys = (y0 + (torch.arange(28) + 0.5) / 28 * (y1 - y0)).long().clamp(0, image.shape[1] - 1)
+            xs = (x0 + (torch.arange(28) + 0.5) / 28 * (x1 - x0)).long().clamp(0, image.shape[2] - 1)
+            mask.copy_((image[0][ys][:, xs] > 0.4).float())
+        return masks
+
+
+def spots(height=90, width=140, *, ellipses=((20, 25, 12, 5), (50, 100, 6, 14), (70, 40, 9, 9), (12, 120, 7, 7))):
+    """Bright ellipses (y, x, half height, half width), of falling brightness, none of them symmetric in the field."""
+    ys, xs = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    image = torch.zeros(3, height, width)
+    for number, (y, x, a, b) in enumerate(ellipses):
+        image[:, ((ys - y) / a) ** 2 + ((xs - x) / b) ** 2 < 1] = 1 - 0.1 * number
+    return image
+
+
+def image_of(height, width):
+    return torch.rand(3, height, width, generator=generator("tta", height, width))
+
+
+def matched(prediction, other):
+    """Boxes of the other prediction in the order of this one's, by overlap; each has one partner."""
+    partner = box_iou(prediction.boxes, other.boxes).argmax(dim=1)
+    assert sorted(partner.tolist()) == list(range(len(other)))
+    return partner
+
+
+def test_modes_are_named_and_begin_with_the_plain_view():
+    assert {name: len(views) for name, views in VIEWS.items()} == {"none": 1, "fast": 4, "full": 12}
+    for views in VIEWS.values():
+        assert views[0] == View()
+        assert len(set(views)) == len(views)
+    assert {view.symmetry for view in VIEWS["fast"]} == {
+        symmetry.IDENTITY,
+        symmetry.LEFT_RIGHT,
+        symmetry.UP_DOWN,
+        symmetry.HALF_TURN,
+    }
+    assert {view.symmetry for view in VIEWS["full"]} == set(symmetry.ALL)
+    assert {view.scale for view in VIEWS["full"]} == {1.0, 0.75, 1.5}
+    assert sum(view.gamma != 1.0 for view in VIEWS["full"]) == 2
+
+
+def test_an_unknown_mode_is_refused_with_those_known():
+    with pytest.raises(OptionError, match="--tta slow: unknown; known: none, fast, full"):
+        TestTimeAugmentation("slow")
+
+
+def test_no_view_at_all_is_refused():
+    with pytest.raises(OptionError, match="at least one view"):
+        TestTimeAugmentation([])
+
+
+def test_fast_is_the_default():
+    assert TestTimeAugmentation().views == VIEWS["fast"]
+
+
+@pytest.mark.parametrize("view", [View(one) for one in symmetry.ALL])
+@pytest.mark.parametrize("size", [(90, 140), (91, 61), (64, 64)])
+def test_every_symmetry_is_undone_to_the_last_bit(view, size):
+    """One turned view of a detector that is always right gives what the plain view gives, and masks that fit."""
+    image = spots(*size, ellipses=[(20, 25, 12, 5), (45, 40, 6, 14)])
+    plain = TestTimeAugmentation("none").predict(Thresholding(), image)
+    turned = TestTimeAugmentation([view]).predict(Thresholding(), image)
+    assert torch.equal(turned.boxes, plain.boxes)
+    assert torch.equal(turned.scores, plain.scores)
+    # Two sampling points of a mask may fall on either side of a pixel's border.
+    assert float((turned.masks - plain.masks).abs().mean()) < 0.03
+
+
+@pytest.mark.parametrize("mode", ["fast", [View(one) for one in symmetry.ALL]])
+def test_views_that_agree_change_nothing(mode):
+    image = spots()
+    plain = TestTimeAugmentation("none").predict(Thresholding(), image)
+    merged = TestTimeAugmentation(mode).predict(Thresholding(), image)
+    assert len(plain) == 4
+    assert torch.equal(merged.boxes, plain.boxes)
+    torch.testing.assert_close(merged.scores, plain.scores)
+    assert float((merged.masks - plain.masks).abs().mean()) < 0.03
+
+
+@pytest.mark.parametrize("size", [(90, 140), (250, 431)])
+@pytest.mark.parametrize("scale", [0.75, 1.5, 2.3])
+def test_boxes_seen_at_another_size_come_back_to_the_image(size, scale):
+    image = spots(*size)
+    plain = TestTimeAugmentation("none").predict(Thresholding(), image)
+    scaled = TestTimeAugmentation([View(scale=scale)]).predict(Thresholding(), image)
+    partner = matched(plain, scaled)
+    assert float((plain.boxes - scaled.boxes[partner]).abs().max()) < 1.5
+
+
+def test_the_full_mode_finds_each_nucleus_once():
+    image = spots()
+    plain = TestTimeAugmentation("none").predict(Thresholding(), image)
+    merged = TestTimeAugmentation("full").predict(Thresholding(), image)
+    partner = matched(plain, merged)
+    assert float((plain.boxes - merged.boxes[partner]).abs().max()) < 1.5
+
+
+def test_colours_are_jittered_before_anything_else_and_stay_in_range():
+    image = torch.full((3, 4, 6), 0.64)
+    seen = View(gamma=0.5, gains=(1.0, 0.5, 2.0)).apply(image, (4, 6))
+    torch.testing.assert_close(seen[:, 0, 0], torch.tensor([0.8, 0.4, 1.0]))
+
+
+def test_a_view_is_magnified_then_moved():
+    image = image_of(5, 8)
+    assert View(symmetry.Symmetry(1)).apply(image, (10, 16)).shape == (3, 16, 10)
+    assert torch.equal(View().apply(image, (5, 8)), image)
+
+
+def test_the_score_is_the_mean_over_views_and_a_view_that_misses_counts_nothing():
+    image = spots()
+    plain = TestTimeAugmentation("none").predict(Thresholding(), image)
+    missed = TestTimeAugmentation("fast").predict(Thresholding(blind_to=[1]), image)
+    torch.testing.assert_close(missed.scores, plain.scores * 3 / 4)
+    assert torch.equal(missed.boxes, plain.boxes)
+    alone = TestTimeAugmentation("fast").predict(Thresholding(blind_to=[0, 1, 3]), image)
+    torch.testing.assert_close(alone.scores, plain.scores / 4)
+    assert torch.equal(alone.boxes, plain.boxes)
+
+
+def test_masks_are_the_mean_over_views():
+    class Opinionated(Thresholding):
+        def detect_masks(self, image, boxes):
+            self.asked = getattr(self, "asked", 0) + 1
+            return torch.full((len(boxes), 28, 28), 0.1 * self.asked)
+
+    prediction = TestTimeAugmentation("fast").predict(Opinionated(), spots())
+    torch.testing.assert_close(prediction.masks, torch.full((4, 28, 28), 0.25))
+
+
+def test_scores_do_not_rise_down_the_list(segmenter):
+    for mode in VIEWS:
+        prediction = TestTimeAugmentation(mode).predict(segmenter, image_of(40, 56))
+        assert len(prediction) > 1
+        assert bool((prediction.scores.diff() <= 0).all())
+        assert prediction.scores.dtype == prediction.boxes.dtype == prediction.masks.dtype == torch.float32
+
+
+def test_an_image_of_nothing_is_a_prediction_of_nothing():
+    prediction = TestTimeAugmentation("full").predict(Thresholding(), torch.zeros(3, 33, 20))
+    assert len(prediction) == 0
+    assert prediction.boxes.shape == (0, 4)
+    assert prediction.masks.shape == (0, 28, 28)
+    assert prediction.size == (33, 20)
+
+
+def test_329_nuclei_are_found_and_written():
+    centres = [(10 + 20 * i, 10 + 20 * j, 7, 7) for i in range(7) for j in range(47)]
+    ys, xs = torch.meshgrid(torch.arange(140) + 0.5, torch.arange(940) + 0.5, indexing="ij")
+    image = torch.zeros(3, 140, 940)
+    for y, x, radius, _ in centres:
+        image[:, (ys - y) ** 2 + (xs - x) ** 2 < radius**2] = 0.9
+    decoded = segment(Thresholding(), image, TestTimeAugmentation("fast"))
+    assert len(decoded.scores) == 329
+    assert torch.equal(decoded.labels > 0, image[0] > 0)
+
+
+@pytest.mark.parametrize("mode", VIEWS)
+def test_no_more_nuclei_than_configured(segmenter_of, mode):
+    generous = segmenter_of(box_nms_iou=0.9, max_nuclei=6)
+    assert len(TestTimeAugmentation(mode).predict(generous, image_of(40, 40))) == 6
+
+
+@pytest.mark.parametrize("moved", [symmetry.LEFT_RIGHT, symmetry.UP_DOWN, symmetry.HALF_TURN])
+@pytest.mark.parametrize("size", [(64, 64), (40, 72)])
+def test_a_mirrored_image_has_the_mirrored_prediction_of_a_real_network(segmenter, moved, size):
+    """The four views of a mirrored image are the four views of the image, so the network need not be symmetric."""
+    image = image_of(*size)
+    fast = TestTimeAugmentation("fast")
+    prediction, mirrored = fast.predict(segmenter, image), fast.predict(segmenter, moved.apply(image))
+    assert len(prediction) == len(mirrored) > 2
+    expected = moved.apply_boxes(prediction.boxes, size)
+    partner = box_iou(expected, mirrored.boxes).argmax(dim=1)
+    assert sorted(partner.tolist()) == list(range(len(mirrored)))
+    torch.testing.assert_close(mirrored.boxes[partner], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(mirrored.scores[partner], prediction.scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mirrored.masks[partner], moved.apply(prediction.masks), atol=1e-3, rtol=0)
+
+
+def test_a_turned_square_has_the_turned_prediction_when_all_symmetries_are_views(segmenter):
+    image, turn = image_of(48, 48), symmetry.Symmetry(1)
+    every = TestTimeAugmentation([View(one) for one in symmetry.ALL])
+    prediction, turned = every.predict(segmenter, image), every.predict(segmenter, turn.apply(image))
+    expected = turn.apply_boxes(prediction.boxes, (48, 48))
+    partner = box_iou(expected, turned.boxes).argmax(dim=1)
+    torch.testing.assert_close(turned.boxes[partner], expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(turned.masks[partner], turn.apply(prediction.masks), atol=1e-3, rtol=0)
+
+
+def test_a_real_network_is_not_symmetric_so_the_laws_above_say_something(segmenter):
+    image = image_of(64, 64)
+    plain = TestTimeAugmentation("none")
+    one = plain.predict(segmenter, image).boxes
+    other = symmetry.LEFT_RIGHT.apply_boxes(plain.predict(segmenter, image.flip(-1)).boxes, (64, 64))
+    best = box_iou(one, other).amax(dim=1)
+    assert float(best.min()) < 0.99
+
+
+@pytest.mark.parametrize(("size", "seen"), [((256, 256), (512, 512)), ((37, 53), (74, 106)), ((401, 20), (401, 20))])
+def test_a_field_is_seen_at_its_size_times_the_magnification_and_no_other(size, seen):
+    looked_at = []
+
+    class Watching(Thresholding):
+        def see(self, image):
+            looked_at.append(tuple(image.shape[1:]))
+            return image
+
+    TestTimeAugmentation("none").predict(Watching(), torch.zeros(3, *size))
+    assert looked_at == [seen]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 50), (33, 1), (31, 33)])
+def test_images_of_a_few_pixels_are_predicted_in_every_mode(segmenter, size):
+    for mode in ("none", "fast"):
+        decoded = segment(segmenter, image_of(*size), TestTimeAugmentation(mode))
+        assert decoded.labels.shape == size
+        assert int(decoded.labels.max()) == len(decoded.scores)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50)])
+def test_images_of_a_few_pixels_survive_being_made_smaller(segmenter, size):
+    prediction = TestTimeAugmentation("full").predict(segmenter, image_of(*size))
+    assert bool((prediction.boxes >= 0).all())
+    assert bool((prediction.boxes <= torch.tensor([size[1], size[0], size[1], size[0]])).all())
+
+
+def test_prediction_is_deterministic_and_leaves_the_global_stream_alone(segmenter):
+    image = image_of(40, 40)
+    before = torch.random.get_rng_state()
+    first, second = (TestTimeAugmentation("fast").predict(segmenter, image) for _ in range(2))
+    assert torch.equal(first.boxes, second.boxes)
+    assert torch.equal(first.masks, second.masks)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_segmenters_own_thresholds_are_used_for_labels():
+    strict = Thresholding()
+    strict.inference = InferenceConfig(score=0.85)
+    decoded = segment(strict, spots(), TestTimeAugmentation("none"))
+    assert decoded.scores.tolist() == pytest.approx([1.0, 0.9])
+    strict.inference = SimpleNamespace(score=0.5, mask_threshold=math.inf, magnification=lambda _: 1.0)
+    assert len(segment(strict, spots(), TestTimeAugmentation("none")).scores) == 0

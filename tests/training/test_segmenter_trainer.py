@@ -1,0 +1,284 @@
+"""Training the segmenter: batches, one step, and stopping and going on."""
+
+import dataclasses
+import math
+import os
+import shutil
+import signal
+from itertools import pairwise
+
+import pytest
+import torch
+
+from nucstyle.augment.geometric import CropConfig, RandomCrop
+from nucstyle.augment.style import StyleTransfer
+from nucstyle.core import rng
+from nucstyle.core.errors import ImageError, Interrupted
+from nucstyle.core.precision import autocast, deterministic
+from nucstyle.core.sample import Sample
+from nucstyle.segmentation.detector import Segmenter
+from nucstyle.training.loop import NonFiniteLossError, one_cycle, run_loop
+from nucstyle.training.segmenter_trainer import (
+    SegmenterBatches,
+    SegmenterRecipe,
+    SegmenterTrainer,
+    SegmenterTrainingConfig,
+)
+
+LOSSES = {"loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def equal_batches(one, other):
+    images, targets = zip(one, other, strict=True)
+    return all(torch.equal(a, b) for a, b in zip(*images, strict=True)) and all(
+        torch.equal(a[name], b[name]) for a, b in zip(*targets, strict=True) for name in a
+    )
+
+
+@pytest.fixture
+def batches_of(segmenter_recipe_of, sample_of):
+    """`batches_of(samples=None, augmentations=None, seed=0, batch_size=2, ...)`."""
+
+    def make(samples=None, augmentations=None, *, seed=0, **training):
+        recipe = segmenter_recipe_of(**training)
+        chain = [RandomCrop(recipe.crop)] if augmentations is None else augmentations
+        return SegmenterBatches(samples or [sample_of(number) for number in range(5)], chain, recipe, seed)
+
+    return make
+
+
+# batches
+
+
+def test_a_batch_follows_from_the_seed_and_the_step_alone(batches_of):
+    one, other = batches_of(), batches_of()
+    for step in (1, 7):
+        other.draw(3)
+        torch.rand(5)
+        assert equal_batches(one.draw(step), other.draw(step))
+    assert not torch.equal(one.draw(1)[0][0], one.draw(2)[0][0])
+    assert not torch.equal(one.draw(1)[0][0], batches_of(seed=1).draw(1)[0][0])
+
+
+def test_every_image_comes_once_an_epoch_in_an_order_of_its_own(batches_of):
+    samples = [Sample(id=str(k), image=torch.full((3, 8, 8), k / 10), labels=torch.zeros(8, 8).int()) for k in range(5)]
+    batches = batches_of(samples, [])
+    shown = [round(float(image[0, 0, 0]) * 10) for step in range(1, 21) for image in batches.draw(step)[0]]
+    epochs = [tuple(shown[start : start + 5]) for start in range(0, 40, 5)]
+    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
+    assert len(set(epochs)) > 4
+
+
+def test_an_image_is_cut_anew_in_every_epoch(batches_of, sample_of):
+    batches = batches_of([sample_of(0)], batch_size=1)
+    cuts = [batches.draw(step)[0][0] for step in range(1, 5)]
+    assert not any(torch.equal(one, other) for one, other in pairwise(cuts))
+
+
+def test_the_draws_of_an_image_do_not_depend_on_the_others(batches_of, sample_of):
+    """Two arms, or another batch size, see the same crop of the same image in the same epoch."""
+    crop = RandomCrop(CropConfig(size_px=64))
+    by_two, by_one = batches_of(augmentations=[crop], batch_size=2), batches_of(augmentations=[crop], batch_size=1)
+    pairs = [image for step in (1, 2) for image in by_two.draw(step)[0]]
+    singles = [by_one.draw(step)[0][0] for step in (1, 2, 3, 4)]
+    assert all(torch.equal(one, other) for one, other in zip(pairs, singles, strict=True))
+
+
+def test_geometry_is_the_same_with_and_without_style_and_masks_do_not_change(batches_of, fake_translator):
+    crop = RandomCrop(CropConfig(size_px=64))
+    plain = batches_of(augmentations=[crop])
+    styled = batches_of(augmentations=[crop, StyleTransfer(fake_translator, p=1.0)])
+    for step in (1, 2):
+        (images, targets), (restyled, same_targets) = plain.draw(step), styled.draw(step)
+        assert not any(torch.equal(one, other) for one, other in zip(images, restyled, strict=True))
+        # Which of many nuclei are listed first is drawn later; which there are is not.
+        for one, other in zip(targets, same_targets, strict=True):
+            assert sorted(one["boxes"].tolist()) == sorted(other["boxes"].tolist())
+            assert torch.equal(one["masks"].sum(0), other["masks"].sum(0))
+
+
+def test_limits_of_the_recipe_reach_the_targets(batches_of):
+    few = batches_of(max_nuclei_per_crop=1, augmentations=[])
+    assert [len(target["boxes"]) for target in few.draw(1)[1]] == [1, 1]
+    none = batches_of(min_side_px=60, augmentations=[])
+    assert [len(target["boxes"]) for target in none.draw(1)[1]] == [0, 0]
+
+
+def test_an_image_without_annotation_is_refused_by_its_name(batches_of, sample_of):
+    bare = dataclasses.replace(sample_of(3), labels=None)
+    with pytest.raises(ImageError, match="field-3: not annotated"):
+        batches_of([bare]).draw(1)
+
+
+# one step
+
+
+def test_a_step_learns_and_tells_every_loss_and_their_sum(segmenter_trainer_of):
+    trainer = segmenter_trainer_of()
+    before = {name: one.detach().clone() for name, one in trainer.segmenter.network.named_parameters()}
+    parts = trainer.step(1)
+    assert set(parts) == {"loss", *LOSSES}
+    assert not any(value.requires_grad for value in parts.values())
+    assert float(parts["loss"]) == pytest.approx(sum(float(parts[name]) for name in LOSSES))
+    unmoved = [n for n, one in trainer.segmenter.network.named_parameters() if torch.equal(one, before[n])]
+    assert len(unmoved) < len(before) / 10
+
+
+def test_the_rate_is_the_one_cycle_of_the_step(segmenter_trainer_of, segmenter_recipe_of):
+    trainer = segmenter_trainer_of(segmenter_recipe_of(steps=20, learning_rate=0.01))
+    for step in (1, 2, 13):
+        trainer.step(step)
+        assert trainer._optimizer.param_groups[0]["lr"] == one_cycle(step, 20, peak=0.01)
+
+
+def test_the_gradient_is_clipped_to_the_recipes_norm(segmenter_trainer_of, segmenter_recipe_of):
+    trainer = segmenter_trainer_of(segmenter_recipe_of(gradient_clip=1e-3))
+    trainer.step(1)
+    gradients = [one.grad for one in trainer.segmenter.network.parameters() if one.grad is not None]
+    assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_detectors_own_sampling_follows_from_the_seed_and_the_step(segmenter_trainer_of):
+    before = torch.random.get_rng_state()
+    parts = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        trainer = segmenter_trainer_of()
+        torch.rand(noise)
+        parts.append(trainer.step(1))
+    same(*parts)
+    torch.random.set_rng_state(before)
+    segmenter_trainer_of().step(1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_crops_without_nuclei_train(segmenter_trainer_of, segmenter_recipe_of, batches_of):
+    empty = Sample(id="empty", image=torch.rand(3, 64, 64), labels=torch.zeros(64, 64, dtype=torch.int32))
+    trainer = segmenter_trainer_of(batches=batches_of([empty]))
+    assert all(bool(value.isfinite()) for value in trainer.step(1).values())
+
+
+def test_a_nucleus_of_one_pixel_trains(segmenter_trainer_of, batches_of):
+    labels = torch.zeros(64, 64, dtype=torch.int32)
+    labels[20, 30] = 1
+    dot = Sample(id="dot", image=(labels > 0).float().expand(3, -1, -1).contiguous(), labels=labels)
+    batches = batches_of([dot], [], min_side_px=1)
+    assert [len(target["boxes"]) for target in batches.draw(1)[1]] == [1, 1]
+    assert all(bool(value.isfinite()) for value in segmenter_trainer_of(batches=batches).step(1).values())
+
+
+class Poisoned:
+    """Batches of which some hold a number that is none."""
+
+    def __init__(self, batches, *, steps):
+        self._batches, self._steps = batches, steps
+
+    def draw(self, step):
+        images, targets = self._batches.draw(step)
+        if step in self._steps:
+            images[0][0, 3, 3] = math.nan
+        return images, targets
+
+
+def test_an_image_that_is_not_finite_raises_before_anything_is_learned(segmenter_trainer_of, batches_of):
+    trainer = segmenter_trainer_of(batches=Poisoned(batches_of(), steps={2}))
+    trainer.step(1)
+    before = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
+    with pytest.raises(NonFiniteLossError, match="loss_"):
+        trainer.step(2)
+    same(trainer.tensors(), before)
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(segmenter_trainer_of):
+    trainer = segmenter_trainer_of()
+    trainer.step(1)
+    before = {name: tensor.clone() for name, tensor in trainer.tensors().items()}
+    weight = trainer.segmenter.network.roi_heads.box_predictor.part.cls_score.weight
+    handle = weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NonFiniteLossError, match="the gradient"):
+        trainer.step(2)
+    handle.remove()
+    same(trainer.tensors(), before)
+    trainer.step(3)
+    assert all(bool(tensor.isfinite().all()) for tensor in trainer.tensors().values())
+
+
+# going on
+
+
+def run(trainer, recipe, folder, progress):
+    folder.mkdir(exist_ok=True)
+    with deterministic("cpu"):
+        run_loop(trainer, folder, recipe.training, stage="train", progress=progress)
+    return trainer
+
+
+def test_four_steps_are_two_a_stop_and_two_more_to_the_last_bit(
+    segmenter_trainer_of, segmenter_recipe_of, tmp_path, progress, read_log
+):
+    recipe = segmenter_recipe_of(steps=4)
+    unbroken = run(segmenter_trainer_of(recipe), recipe, tmp_path / "unbroken", progress)
+    stopped = segmenter_trainer_of(recipe)
+    take = stopped.step
+
+    def step(number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(number)
+
+    stopped.step = step
+    with pytest.raises(Interrupted):
+        run(stopped, recipe, tmp_path / "stopped", progress)
+    other_start = segmenter_trainer_of(recipe)
+    for parameter in other_start.segmenter.network.parameters():
+        parameter.data.zero_()  # everything must come from the checkpoint
+    resumed = run(other_start, recipe, tmp_path / "stopped", progress)
+    same(resumed.tensors(), unbroken.tensors())
+    assert read_log(tmp_path / "stopped") == read_log(tmp_path / "unbroken")
+    assert len(read_log(tmp_path / "stopped")) == 4
+
+
+def test_the_loss_falls_on_two_images_in_a_dozen_steps(
+    segmenter_trainer_of, segmenter_recipe_of, batches_of, sample_of
+):
+    recipe = segmenter_recipe_of(steps=14)
+    pair = [sample_of(0, size=(64, 64)), sample_of(1, size=(64, 64))]
+    trainer = segmenter_trainer_of(recipe, batches=batches_of(pair, []))
+    fell = [float(trainer.step(step)["loss"]) for step in range(1, 15)]
+    assert sum(fell[-3:]) < 0.8 * sum(fell[:3])
+
+
+def test_predictions_of_a_trained_segmenter_are_those_after_a_trip_through_its_checkpoint(
+    segmenter_trainer_of, segmenter_recipe_of, tmp_path, progress, sample_of
+):
+    recipe = segmenter_recipe_of(steps=1)
+    trained = run(segmenter_trainer_of(recipe), recipe, tmp_path, progress).segmenter
+    restored = run(segmenter_trainer_of(recipe), recipe, tmp_path, progress).segmenter
+    image = sample_of(2).image
+    for one, other in zip(
+        trained.detect_boxes(trained.see(image)), restored.detect_boxes(restored.see(image)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_the_real_detector_in_bfloat16_goes_on_to_the_last_bit_too(tmp_path, progress, sample_of):
+    recipe = SegmenterRecipe(name="lite", training=SegmenterTrainingConfig(steps=4, checkpoint_every=2, log_every=1))
+    samples = [sample_of(number, size=(300, 280)) for number in range(3)]
+
+    def trainer():
+        with rng.seeded(0, "segmenter weights"):
+            segmenter = Segmenter(recipe.segmenter, recipe.inference, autocast=autocast("cpu", "bf16"))
+        return SegmenterTrainer(
+            segmenter, SegmenterBatches(samples, [RandomCrop(recipe.crop)], recipe, 0), recipe, seed=0
+        )
+
+    unbroken = run(trainer(), recipe, tmp_path, progress).tensors()
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000004")
+    same(run(trainer(), recipe, tmp_path, progress).tensors(), unbroken)
+    assert progress.lines == ["train: going on from step 2 of 4"]
