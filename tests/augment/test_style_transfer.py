@@ -80,7 +80,7 @@ def test_a_restyled_image_is_what_the_translator_makes_of_it(transfer, nuclei, f
 
 
 def test_the_same_seed_gives_the_same_result_and_other_seeds_give_others(transfer, nuclei):
-    styled = [transfer()(nuclei, seed=seed).image for seed in (1, 1, 2, 3)]
+    styled = [transfer()(nuclei, seed=seed).image for seed in (0, 0, 1, 2**63)]
     assert torch.equal(styled[0], styled[1])
     assert not torch.equal(styled[0], styled[2])
     assert not torch.equal(styled[2], styled[3])

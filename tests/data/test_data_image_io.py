@@ -433,6 +433,12 @@ def test_labels_keep_their_numbers_whatever_their_type(tmp_path, kind):
     assert labels.tolist() == array.tolist()
 
 
+def test_a_background_that_is_declared_transparent_does_no_harm_to_labels(tmp_path, field):
+    _, labels = field(2)
+    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "a.png", transparency=0)
+    assert torch.equal(read_labels(tmp_path / "a.png"), torch.from_numpy(labels))
+
+
 def test_colours_are_no_labels(tmp_path, refusal, picture):
     Image.fromarray(picture).save(tmp_path / "a.png")
     message = refusal(ImageError, read_labels, tmp_path / "a.png")

@@ -121,7 +121,7 @@ def from_unit(image: Tensor, source: Source) -> Array:
 
 
 def _decode(path: Path, *, colours: bool = True) -> Array:
-    """The pixels of a file as (H, W) or (H, W, 3), unscaled; without `colours`, palette indices stay what they are."""
+    """The pixels of a file as (H, W) or (H, W, 3), unscaled; without `colours`, a palette's indices."""
     if not path.is_file():
         msg = f"{path}: no such image file"
         raise ImageError(msg)
@@ -174,7 +174,7 @@ def _decode_pillow(path: Path, colours: bool) -> Array:
             _check_sums(data)
             if data[_PNG_DEPTH] == 16 and file.mode in ("LA", "RGB", "RGBA"):
                 return np.asarray(imagecodecs.png_decode(data))  # Pillow would keep 8 bits of the 16
-        if file.mode == "P" and not colours:
+        if not colours:
             return np.array(file)
         if file.mode == "P" or (file.mode in ("1", "L", "RGB") and "transparency" in file.info):
             return np.array(file.convert("RGBA" if "transparency" in file.info else "RGB"))
