@@ -38,7 +38,7 @@ check: $(VENV)/.installed-test
 
 # One torch thread a worker: two workers on two cores slow each other down otherwise.
 test: check
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/pytest -m slow

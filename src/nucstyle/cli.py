@@ -256,6 +256,9 @@ def info(
             print(f"{name}: {value}")
 
 
+_NO_MEMORY = "nucstyle: not enough memory; use fewer or smaller images, or a smaller batch_size or size_px"
+
+
 @contextmanager
 def _verb() -> Iterator[ConsoleProgress]:
     """Everything that surrounds a verb: the check of the installation, and errors as one line with an exit code."""
@@ -274,7 +277,11 @@ def _verb() -> Iterator[ConsoleProgress]:
             sys.stderr.close()
             raise typer.Exit(0) from None
         except MemoryError:
-            _fail("nucstyle: not enough memory; use fewer or smaller images, or a smaller batch_size", 1)
+            _fail(_NO_MEMORY, 1)
+        except RuntimeError as error:
+            if "memory" not in str(error):  # torch has no class of its own for it on a CPU
+                raise
+            _fail(_NO_MEMORY, 1)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"nucstyle: {where}{error.strerror or error}; check the path, its permissions and the free space", 2)

@@ -58,7 +58,10 @@ def test_an_absent_or_empty_folder_is_always_fine(tmp_path, options, exists):
 def test_a_folder_that_holds_a_run_is_refused_with_the_two_ways_out(old, refusal):
     before = snapshot(old)
     message = refusal(RunFolderError, start, old)
-    assert message == f"{old}: already holds a train-style run; add --resume to go on, --overwrite to replace it"
+    assert (
+        message
+        == f"{old}: holds a train-style run; add --overwrite to replace it or, for a training, --resume to go on"
+    )
     assert snapshot(old) == before
 
 

@@ -202,7 +202,7 @@ def make_contiguous():
 def test_a_file_whose_checksum_was_left_out_is_refused(tmp_path, refusal):
     header = json.dumps({"format": 1, "kind": "style"})
     (tmp_path / "a").write_bytes(save(make_contiguous(), metadata={"nucstyle": header}))
-    assert "damaged, the SHA-256 of its tensors" in refusal(WeightsError, load, tmp_path / "a")
+    assert "damaged, the SHA-256 of its header" in refusal(WeightsError, load, tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -181,8 +181,9 @@ def test_a_signal_during_a_bad_step_saves_and_leaves_too(train, tmp_path):
     assert saved_steps(tmp_path) == [3]
 
 
-def test_a_signal_during_the_last_step_finishes_the_run(train, tmp_path):
-    train(Counting(signals={10: [signal.SIGTERM]}))
+def test_a_signal_during_the_last_step_is_not_lost(train, tmp_path):
+    with pytest.raises(Interrupted):
+        train(Counting(signals={10: [signal.SIGTERM]}))
     assert saved_steps(tmp_path) == [8, 10]
 
 

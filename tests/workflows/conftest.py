@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from nucstyle.cli import app
@@ -29,8 +30,11 @@ def tiny_settings():
 
 
 @pytest.fixture(scope="session")
-def tiny_demo(tmp_path_factory):
-    """The run folder of a demo of a few steps."""
-    out = tmp_path_factory.mktemp("demo") / "demo-run"
-    demo(out, overrides=TINY_DEMO)
+def tiny_demo(tmp_path_factory, worker_id):
+    """The run folder of a demo of a few steps; of several test workers, the first makes it for all."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    out = shared / "tiny-demo" / "demo-run"
+    with FileLock(shared / "tiny-demo.lock"):
+        if not (out / "report.html").exists():
+            demo(out, overrides=TINY_DEMO)
     return out

@@ -13,8 +13,6 @@ from nucstyle.data.image_io import read_labels
 from nucstyle.metrics.dsb import dsb_score
 from nucstyle.workflows.demo import demo, sample_folder
 
-pytestmark = pytest.mark.xdist_group("demo")  # one worker makes the demo that all look at
-
 
 def cell_folders(run):
     return {arm: run / "full" / arm / "seed-0" for arm in ("none", "style")}

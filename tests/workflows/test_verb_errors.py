@@ -7,8 +7,6 @@ import shutil
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.xdist_group("demo")  # one worker makes the demo that all look at
-
 
 def assert_refused(result, *words):
     """One line with these words, exit code 2, no traceback."""
@@ -171,3 +169,55 @@ def test_resuming_with_another_seed_names_the_difference(run_verb, tiny_demo, ti
 def test_a_report_of_a_folder_that_is_no_run_is_refused(run_verb, tmp_path):
     (tmp_path / "folder").mkdir()
     assert_refused(run_verb("report", "folder"), "folder", "config.toml")
+
+
+def test_a_part_without_training_images_is_refused(run_verb, write_pairs, tmp_path):
+    folder = write_pairs("data")
+    rows = [f"field-{number},images/field-{number}.png,labels/field-{number}.png,,validation," for number in range(8)]
+    (folder / "manifest.csv").write_text("\n".join(["id,image,labels,modality,split,field_of_view", *rows]))
+    for verb in ("train-style", "train-segmenter"):
+        assert_refused(run_verb(verb, "data", "--out", "run"), "train", "split")
+    assert entries(tmp_path) == ["data"]
+
+
+def test_a_run_is_not_written_over_the_style_model_it_needs(run_verb, tiny_demo, write_pairs, tmp_path):
+    write_pairs("data")
+    shutil.copytree(tiny_demo / "style", tmp_path / "style")
+    before = (tmp_path / "style" / "weights.safetensors").read_bytes()
+    options = ("--augment", "style", "--style", "style", "--out", "style", "--overwrite", "--set", "steps=1")
+    assert_refused(run_verb("train-segmenter", "data", *options), "style", "--out")
+    assert_refused(run_verb("info", "style", "--out", "style", "--overwrite"), "style", "--out")
+    assert (tmp_path / "style" / "weights.safetensors").read_bytes() == before
+
+
+def test_a_recipe_that_is_no_text_is_refused(run_verb, write_pairs, tmp_path):
+    write_pairs("data")
+    (tmp_path / "own.toml").write_bytes(b"\xff\xfe\x00\x80")
+    assert_refused(run_verb("train-style", "data", "--out", "run", "--recipe", "own.toml"), "own.toml", "TOML")
+
+
+@pytest.mark.parametrize("setting", ['arms=["grand"]', 'tta=["slow"]', "k=1"])
+def test_a_demo_setting_that_is_not_known_is_refused_before_the_work(run_verb, tmp_path, setting):
+    assert_refused(run_verb("demo", "--out", "run", "--set", setting), setting.split("=")[0])
+    assert entries(tmp_path) == []
+
+
+def test_ids_whose_files_would_overwrite_each_other_are_refused(run_verb, tiny_demo, write_pairs, tmp_path):
+    folder = write_pairs("data", fluorescence=2, stained=0)
+    rows = ["a/b,images/field-0.png,,,,", "a_b,images/field-1.png,,,,"]
+    (folder / "manifest.csv").write_text("\n".join(["id,image,labels,modality,split,field_of_view", *rows]))
+    cell = tiny_demo / "full" / "none" / "seed-0"
+    assert_refused(run_verb("predict", "data", "--out", "run", "--weights", cell), "a/b", "a_b", "rename")
+
+
+def test_out_of_memory_is_one_line(run_verb, write_pairs, monkeypatch):
+    from nucstyle.workflows import discover
+
+    def fail(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    write_pairs("data")
+    monkeypatch.setattr(discover, "find_modalities", fail)
+    result = run_verb("discover", "data", "--out", "run")
+    assert result.exit_code == 1
+    assert "not enough memory" in result.stderr

@@ -14,9 +14,6 @@ import pytest
 from nucstyle.data.image_io import read_labels
 from nucstyle.workflows.predict import OBJECT_COLUMNS
 
-pytestmark = pytest.mark.xdist_group("demo")  # one worker makes the demo that all look at
-
-
 TINY_STYLE = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--k", "2")
 TINY_SEGMENTER = ("--set", "steps=2", "--set", "size_px=64", "--set", "training.batch_size=2")
 
@@ -147,3 +144,14 @@ def test_a_training_resumed_after_an_end_in_the_middle_has_the_same_bytes(run_ve
     assert "from step 2" in result.output
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]
+
+
+def test_a_manifest_that_names_some_images_gives_the_others_the_nearest(run_verb, write_pairs, tmp_path):
+    folder = write_pairs("data")
+    names = {0: "hoechst", 7: "he"}
+    rows = [f"field-{n},images/field-{n}.png,labels/field-{n}.png,{names.get(n, '')},," for n in range(8)]
+    (folder / "manifest.csv").write_text("\n".join(["id,image,labels,modality,split,field_of_view", *rows]))
+    assert run_verb("discover", "data", "--out", "found").exit_code == 0
+    with (tmp_path / "found" / "manifest.csv").open() as file:
+        assert [row["modality"] for row in csv.DictReader(file)] == ["hoechst"] * 4 + ["he"] * 4
+    assert run_verb("train-style", "data", "--out", "style", *TINY_STYLE).exit_code == 0

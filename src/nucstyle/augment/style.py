@@ -56,6 +56,9 @@ class StyleTransfer(Augmentation):
         if unknown or (targets is not None and not targets):
             msg = f"unknown target modality {unknown}; the style model knows {', '.join(model.modalities)}"
             raise OptionError(msg)
+        if attributes not in ("per-domain", "normal", "exemplar"):
+            msg = f"attributes are drawn per-domain, normal or exemplar, got {attributes!r}"
+            raise OptionError(msg)
         if (attributes == "exemplar") != (exemplar is not None):
             msg = 'attributes="exemplar" and exemplar=PICTURE belong together; give both or neither'
             raise OptionError(msg)

@@ -92,6 +92,23 @@ class Dataset(Sequence[Sample]):
         """The part of the data set whose records meet a condition."""
         return Dataset([record for record in self.records if condition(record)], keep=keep)
 
+    @property
+    def files(self) -> list[Path]:
+        """Every file and folder that the data set reads."""
+        return [file for record in self.records for file in (record.image, record.labels) if file is not None]
+
+    def training_part(self) -> Dataset:
+        """The images to learn from, kept in memory: those of `train` and those that are not divided.
+
+        Raises:
+            DatasetError: There is none.
+        """
+        train = self.part("train", None, keep=True)
+        if not len(train):
+            msg = f"{self.records[0].image}: none of the {len(self)} images is of the part train; correct the column split"
+            raise DatasetError(msg)
+        return train
+
     def part(self, *splits: str | None, keep: bool = False) -> Dataset:
         """The images of some parts: `train`, `validation`, `test`, or None for those that are not divided."""
         return self.where(lambda record: record.split in splits, keep=keep)
@@ -146,7 +163,7 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
         )
         raise DatasetError(msg)
     check_unique(records, str(path))
-    missing = [file for record in records for file in (record.image, record.labels) if file and not file.exists()]
+    missing = [file for file in Dataset(records).files if not file.exists()]
     if missing:
         msg = f"{path}: {missing[0]} does not exist ({len(missing)} missing); correct the path"
         raise DatasetError(msg)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from nucstyle.core.errors import ImageError
+from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Source
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -128,7 +128,7 @@ def _decode(path: Path, *, colours: bool = True) -> Array:
     try:
         decode = _decode_tiff if path.suffix.lower() in (".tif", ".tiff") else _decode_pillow
         array = decode(path, colours)
-    except ImageError:
+    except (ImageError, Interrupted, MemoryError):
         raise
     except UnidentifiedImageError:
         msg = f"{path}: not a PNG, JPEG, BMP or TIFF image ({_looks_like(path)}); replace the file"

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -45,7 +45,7 @@ class RunFolder:
         *,
         resume: bool = False,
         overwrite: bool = False,
-        inputs: tuple[Path, ...] = (),
+        inputs: Iterable[Path] = (),
     ) -> Self:
         """Create a run folder, or go on in one.
 
@@ -59,10 +59,7 @@ class RunFolder:
         Raises:
             RunFolderError: The folder holds something else, is in use, cannot be written, or is one of the inputs.
         """
-        _keep_apart(path, inputs)
-        old = check_target(path, resume=resume, overwrite=overwrite)
-        if resume and old is not None:
-            _compare(path, old, config)
+        check_target(path, resume=resume, overwrite=overwrite, inputs=inputs)
         try:
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, FileLock(path / _LOCK, timeout=0))
@@ -73,10 +70,18 @@ class RunFolder:
         except OSError as error:
             msg = f"{path}: cannot be written: {error.strerror}; choose another --out"
             raise RunFolderError(msg) from None
-        if overwrite:
-            run._clear()
-        if not (path / CONFIG).exists():
-            write_text(path / CONFIG, to_toml(config))
+        try:
+            # Looked at again now that nobody else can change it.
+            old = check_target(path, resume=resume, overwrite=overwrite, inputs=inputs)
+            if resume and old is not None:
+                _compare(path, old, config)
+            if overwrite:
+                run._clear()
+            if not (path / CONFIG).exists():
+                write_text(path / CONFIG, to_toml(config))
+        except BaseException:
+            run._lock.release()
+            raise
         return run
 
     def __enter__(self) -> Self:
@@ -113,10 +118,11 @@ class RunFolder:
         return (self.path / RESULT).exists()
 
 
-def _keep_apart(path: Path, inputs: tuple[Path, ...]) -> None:
+def _keep_apart(path: Path, inputs: Iterable[Path]) -> None:
     """Refuse to write a run over what the verb reads."""
+    target = path.resolve()
     for given in inputs:
-        if given.resolve() == path.resolve() or path.resolve() in given.resolve().parents:
+        if target in (given.resolve(), *given.resolve().parents):
             msg = f"{path}: the output folder would hold the input {given}; choose another --out"
             raise RunFolderError(msg)
 
@@ -132,7 +138,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def check_target(path: Path, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def check_target(path: Path, *, resume: bool, overwrite: bool, inputs: Iterable[Path] = ()) -> dict[str, Any] | None:
     """Refuse a target that must not be written, before any work is done.
 
     Returns:
@@ -141,6 +147,7 @@ def check_target(path: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]
     Raises:
         RunFolderError: See `RunFolder.open`.
     """
+    _keep_apart(path, inputs)
     if resume and overwrite:
         msg = "--resume and --overwrite exclude each other; give one of them"
         raise RunFolderError(msg)
@@ -151,7 +158,9 @@ def check_target(path: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]
     if not os.access(parent, os.W_OK):
         msg = f"{path}: {parent} cannot be written; choose another --out"
         raise RunFolderError(msg)
-    content = [entry.name for entry in path.iterdir() if entry.name != _LOCK] if path.is_dir() else []
+    content = (
+        [entry.name for entry in path.iterdir() if entry.name not in (_LOCK, CONFIG + ".part")] if path.is_dir() else []
+    )
     if not content:
         return None
     if CONFIG not in content:
@@ -159,7 +168,7 @@ def check_target(path: Path, *, resume: bool, overwrite: bool) -> dict[str, Any]
         raise RunFolderError(msg)
     old = read_config(path)
     if not resume and not overwrite:
-        msg = f"{path}: already holds a {old.get('verb')} run; add --resume to go on, --overwrite to replace it"
+        msg = f"{path}: holds a {old.get('verb')} run; add --overwrite to replace it or, for a training, --resume to go on"
         raise RunFolderError(msg)
     return old
 
@@ -226,6 +235,19 @@ def read_json(path: Path) -> dict[str, Any]:
         msg = f"{path}: does not hold a JSON object; run the verb again with --overwrite"
         raise RunFolderError(msg)
     return value
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `log.jsonl`; a write that was cut off leaves a part of one, which is passed over."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            lines.append(line)
+    return lines
 
 
 def write_text(path: Path, text: str) -> None:

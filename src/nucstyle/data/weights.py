@@ -117,7 +117,7 @@ def load_weights(path: Path, *, kind: str) -> Weights:
     if header.get("format") != FORMAT:
         msg = f"{path}: weights format {header.get('format')}, this version reads {FORMAT}; update nucstyle"
         raise WeightsError(msg)
-    if _HEADER_DIGEST in header and header[_HEADER_DIGEST] != _header_sha256(header):  # the oldest files have none
+    if header.get(_HEADER_DIGEST) != _header_sha256(header):
         msg = f"{path}: damaged, the SHA-256 of its header is not the one it was written with; take another copy of it"
         raise WeightsError(msg)
     if header.get("kind") != kind:

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError, WeightsError
+from nucstyle.core.rng import derive_seed
 from nucstyle.modality.features import Array, ImageStatistics, measure
 from nucstyle.modality.naming import colour_word, sentence, short_name
 
@@ -76,7 +77,9 @@ class ModalityModel:
         features = np.stack([one.features for one in statistics])
         k = min(k, len(np.unique(features.round(6), axis=0)))
         with threadpool_limits(limits=1):  # a sum over several threads may differ in the last bit from run to run
-            numbers = KMeans(k, n_init=RESTARTS, random_state=seed).fit_predict(features)
+            numbers = KMeans(k, n_init=RESTARTS, random_state=derive_seed(seed, "k-means") % 2**32).fit_predict(
+                features
+            )
         return cls.from_groups(statistics, numbers.tolist())
 
     @classmethod

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from nucstyle.core.config import to_toml
-from nucstyle.data.run_folder import ENVIRONMENT, LOG, read_config, read_json
+from nucstyle.data.run_folder import ENVIRONMENT, LOG, read_config, read_json, read_log
 from nucstyle.report import figures, tables
 
 SHORT_TRAINING = 1000
@@ -76,10 +76,13 @@ def discover(run: Path) -> Section:
     with (run / "embedding.csv").open(encoding="utf-8", newline="") as file:
         points = [(row["id"], float(row["x"]), float(row["y"]), row["modality"]) for row in csv.DictReader(file)]
     silhouette = result["silhouette"]
-    said = (
-        f"{len(points)} images were divided into {len(model['modalities'])} modalities by K-means on the means and deviations of "
-        "hue, saturation and value. No metadata and no masks were used; the names come from the colours."
-    )
+    count = f"{len(points)} images, {len(model['modalities'])} modalities."
+    said = f"{count} The manifest names them; images without a name got the nearest by colour."
+    if result["named_by"] == "k-means":
+        said = (
+            f"{count} They were found by K-means on the means and deviations of hue, saturation and value. No metadata and no "
+            "masks were used; the names come from the colours."
+        )
     how_well = "" if silhouette is None else f"Mean silhouette {silhouette:.2f} (1 = far apart, 0 = touching)."
     parts = tuple(_modality(run, one, result["modalities"].get(one["name"], 0)) for one in model["modalities"])
     return Section("Modalities", (said, how_well), figure=figures.scatter(points), parts=parts)
@@ -110,7 +113,7 @@ def train_style(run: Path) -> Section:
         return Section("Style model", (*said, "No sample grid has been drawn yet."))
     shown = _present([picture(grids[-1], f"after step {int(grids[-1].stem[5:])}")])
     series = {term: {"": points} for term, points in _losses(run).items()}
-    learning = Section("Losses", ("As logged; every tenth step.",), figure=figures.curves(series)) if series else None
+    learning = Section("Losses", ("As logged, not smoothed.",), figure=figures.curves(series)) if series else None
     return Section("Style model", tuple(said), pictures=shown, wide=True, parts=(learning,) if learning else ())
 
 
@@ -125,18 +128,11 @@ def train_segmenter(run: Path) -> Section:
 def _losses(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Term -> (step, value), from the log."""
     series: dict[str, list[tuple[int, float]]] = {}
-    for line in _log(run):
+    for line in read_log(run / LOG):
         for term, value in line.items():
             if term not in ("step", "time", "skipped"):
                 series.setdefault(term, []).append((int(line["step"]), float(value)))
     return series
-
-
-def _log(run: Path) -> Iterator[dict[str, Any]]:
-    path = run / LOG
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
 
 
 def predict(run: Path) -> Section:
@@ -195,7 +191,7 @@ def demo(run: Path) -> tuple[Section, ...]:
     losses = {arm: _losses(cell) for arm, cell in cells.items()}
     terms = next(iter(losses.values()))
     series = {term: {arm: losses[arm].get(term, []) for arm in cells} for term in terms}
-    learning = Section("Losses of the arms", ("As logged; every tenth step.",), figure=figures.curves(series))
+    learning = Section("Losses of the arms", ("As logged, not smoothed.",), figure=figures.curves(series))
     parts = (learning, *(_arm(arm, cell, result, config["tta"][-1]) for arm, cell in cells.items()))
     measures = Section("All measures", table=tables.measure_table(result))
     return (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Self
 
 import torch
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Len
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -39,9 +39,9 @@ class SegmenterConfig:
     """Width of the two hidden layers of the box head."""
     mask_layers: Count = 3
     """3 x 3 convolutions of the mask head."""
-    anchor_sizes_px: Annotated[tuple[int, ...], MinLen(5)] = (8, 16, 32, 64, 128)
+    anchor_sizes_px: Annotated[tuple[Count, ...], Len(5, 5)] = (8, 16, 32, 64, 128)
     """Side of the anchors, one a pyramid level."""
-    anchor_ratios: Annotated[tuple[float, ...], MinLen(1)] = (0.5, 1.0, 2.0)
+    anchor_ratios: Annotated[tuple[Annotated[float, Gt(0)], ...], Len(1)] = (0.5, 1.0, 2.0)
     """Height over width of the anchors."""
     proposals_before_nms_train: Count = 800
     proposals_after_nms_train: Count = 600

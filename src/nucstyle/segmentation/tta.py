@@ -66,8 +66,8 @@ class _Seen(NamedTuple):
     features: Features
     size: tuple[int, int]
     """(height, width) after magnification, before the move."""
-    factor: float
-    """Pixels of the magnified image a pixel of the original."""
+    factors: Tensor
+    """(4,) pixels of the magnified image a pixel of the original, for x0 y0 x1 y1; sides are whole pixels."""
 
 
 class TestTimeAugmentation:
@@ -120,14 +120,15 @@ class TestTimeAugmentation:
         size = int(image.shape[1]), int(image.shape[2])
         factor = segmenter.inference.magnification(size) * view.scale
         larger = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
-        return _Seen(view, segmenter.see(view.apply(image, larger)), larger, factor)
+        x, y = larger[1] / size[1], larger[0] / size[0]
+        return _Seen(view, segmenter.see(view.apply(image, larger)), larger, torch.tensor([x, y, x, y]))
 
     def _boxes(self, segmenter: Segmenter, seen: _Seen) -> tuple[Tensor, Tensor]:
         boxes, scores = segmenter.detect_boxes(seen.features)
-        return seen.view.symmetry.invert_boxes(boxes.cpu(), seen.size) / seen.factor, scores.cpu()
+        return seen.view.symmetry.invert_boxes(boxes.cpu(), seen.size) / seen.factors, scores.cpu()
 
     def _masks(self, segmenter: Segmenter, seen: _Seen, boxes: Tensor) -> Tensor:
-        moved = seen.view.symmetry.apply_boxes(boxes * seen.factor, seen.size)
+        moved = seen.view.symmetry.apply_boxes(boxes * seen.factors, seen.size)
         masks = segmenter.detect_masks(seen.features, moved.to(segmenter.device)).cpu()
         return seen.view.symmetry.invert(masks)
 

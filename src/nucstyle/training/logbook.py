@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from nucstyle.data.run_folder import read_log, write_text
+
 
 class Logbook:
     """Appends to a run's log.
@@ -19,23 +21,11 @@ class Logbook:
     def __init__(self, path: Path, *, step: int = 0) -> None:
         self._path = path
         if path.exists():
-            kept = [line for line in _whole_lines(path) if json.loads(line).get("step", 0) <= step]
-            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            kept = [json.dumps(line) for line in read_log(path) if line.get("step", 0) <= step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
 
     def write(self, values: Mapping[str, object]) -> None:
         """Add a line, with the time of day."""
         line = json.dumps({**values, "time": round(time.time(), 3)})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines that are JSON: a write that was cut off leaves a part of one at the end."""
-    whole = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            json.loads(line)
-        except ValueError:
-            continue
-        whole.append(line)
-    return whole

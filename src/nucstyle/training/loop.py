@@ -108,7 +108,7 @@ def run_loop(
                 save_checkpoint(run, step, trainer.tensors())
                 if snapshot is not None and not stop:
                     snapshot(step)
-            if stop and step < config.steps:
+            if stop:
                 msg = f"stopped by {signal.Signals(stop[0]).name} after step {step}; go on with --resume"
                 raise Interrupted(msg, stop[0])
 
@@ -140,7 +140,7 @@ def _give_up_if(too_many: bool, run: Path, step: int, what: str) -> None:
     if too_many:
         msg = (
             f"{run}: {what} not finite in many steps up to {step}; the last good checkpoint is kept. "
-            "Lower the learning rate or set precision=fp32, then go on with --init or --resume"
+            "Train anew with a lower learning_rate or precision=fp32"
         )
         raise TrainingError(msg)
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Len
 
 from nucstyle.core.config import build, to_table, with_overrides
 from nucstyle.core.installation import choose_device
+from nucstyle.core.precision import resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.run_folder import RunFolder, check_target, read_json
@@ -41,9 +42,9 @@ class DemoConfig:
     """Of the segmenter, each arm; a good one takes over a thousand."""
     checkpoint_every: Annotated[int, Ge(1)] = 50
     """Steps between checkpoints."""
-    arms: Annotated[tuple[str, ...], MinLen(1)] = ("none", "style")
+    arms: Annotated[tuple[Literal["none", "style"], ...], Len(1, 2)] = ("none", "style")
     """What is added to the recipe's own augmentations."""
-    tta: Annotated[tuple[str, ...], MinLen(1)] = ("none", "fast")
+    tta: Annotated[tuple[Literal["none", "fast", "full"], ...], Len(1, 3)] = ("none", "fast")
     """Test-time augmentation; every arm is scored under each."""
 
 
@@ -89,9 +90,9 @@ def demo(
     check_target(out, resume=resume, overwrite=overwrite)
     dataset = open_dataset(sample_folder(), keep=True)
     table = {"verb": "demo", "seed": seed, "demo": to_table(config)}
+    found = find_modalities(dataset, k=config.k, seed=seed, progress=progress)
+    named = dataset.with_records(found.records)
     with RunFolder.open(out, table, resume=resume, overwrite=overwrite) as run:
-        found = find_modalities(dataset, k=config.k, seed=seed, progress=progress)
-        named = dataset.with_records(found.records)
         run.write_environment(device=place, precision="see the runs in it")
         _discover(run.path / "modalities", named, found, config, seed)
         _train_style(run.path / "style", named, found, config, seed, place, progress)
@@ -116,7 +117,7 @@ def demo(
 
 def _discover(path: Path, dataset: Dataset, found: Discovery, config: DemoConfig, seed: int) -> None:
     with RunFolder.open(path, {"verb": "discover", "k": config.k, "seed": seed}, resume=True) as run:
-        write_discovery(run, dataset, found, k=config.k, seed=seed)
+        write_discovery(run, dataset, found, seed=seed)
 
 
 def _train_style(
@@ -141,7 +142,8 @@ def _run_cell(
     """Train one arm, predict the validation images, score the written files; returns the scores by TTA mode."""
     overrides = [f"steps={config.segmenter_steps}", f"checkpoint_every={config.checkpoint_every}"]
     recipe = segmenter_recipe("lite", overrides)
-    model, sha256 = load_arm(arm, style if arm == "style" else None, device=device, precision="auto")
+    precision = resolve_precision(recipe.training.precision, device)
+    model, sha256 = load_arm(arm, style if arm == "style" else None, device=device, precision=precision)
     train, validation = dataset.part("train", keep=True), dataset.part("validation", keep=True)
     segmenter_run = SegmenterRun(train, arm, model, sha256, recipe, seed, device)
     with RunFolder.open(path, segmenter_run.config("cell"), resume=True) as run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
 from nucstyle.data.manifest import Record, write_manifest
-from nucstyle.data.run_folder import RunFolder, check_target, write_json
+from nucstyle.data.run_folder import RunFolder, check_target, read_json, write_json
 from nucstyle.modality.clustering import ModalityModel, silhouette
 from nucstyle.modality.features import ImageStatistics, measure
 from nucstyle.report.page import write_report
@@ -33,6 +32,8 @@ class Discovery:
     """As given, each with its modality."""
     statistics: tuple[ImageStatistics, ...]
     """Of each image."""
+    is_named: bool
+    """Whether the manifest named the modalities, instead of K-means."""
 
 
 def discover(
@@ -65,12 +66,13 @@ def discover(
         InputError: The data or the options are at fault.
     """
     dataset = open_dataset(data, format=format)
-    check_target(out, resume=resume, overwrite=overwrite)
+    inputs = [Path(data), *dataset.files]
+    check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     found = find_modalities(dataset, k=k, seed=seed, progress=progress)
     config = {"verb": "discover", "k": k, "seed": seed, "images": len(dataset)}
-    with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=(Path(data),)) as run:
+    with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device="cpu", precision="fp64")
-        write_discovery(run, dataset, found, k=k, seed=seed)
+        write_discovery(run, dataset, found, seed=seed)
         write_report(run.path)
     return out
 
@@ -78,7 +80,8 @@ def discover(
 def find_modalities(dataset: Dataset, *, k: int, seed: int, progress: Progress) -> Discovery:
     """Measure every image, fit on the training part (on all where nothing is divided), apply to the rest.
 
-    Where the manifest already names the modality of every training image, these names hold and are only described.
+    Where the manifest already names modalities of training images, these names hold and are only described; images without a
+    name get the nearest.
     """
     progress.start("discover modalities", len(dataset), "image")
     statistics = []
@@ -87,21 +90,20 @@ def find_modalities(dataset: Dataset, *, k: int, seed: int, progress: Progress) 
         progress.advance(number)
     fitted = [index for index, record in enumerate(dataset.records) if record.split in ("train", None)]
     fitted = fitted or list(range(len(dataset)))
-    chosen = [statistics[index] for index in fitted]
-    names = [dataset.records[index].modality for index in fitted]
-    if all(names):
-        model = ModalityModel.from_groups(chosen, [str(name) for name in names])
+    named = {index: name for index in fitted if (name := dataset.records[index].modality)}
+    if named:
+        model = ModalityModel.from_groups([statistics[index] for index in named], list(named.values()))
     else:
-        model = ModalityModel.fit(chosen, k=k, seed=seed)
+        model = ModalityModel.fit([statistics[index] for index in fitted], k=k, seed=seed)
     nearest = model.distances(np.stack([one.features for one in statistics])).argmin(axis=1)
     records = tuple(
         replace(record, modality=record.modality or model.names[int(number)])
         for record, number in zip(dataset.records, nearest, strict=True)
     )
-    return Discovery(model, records, tuple(statistics))
+    return Discovery(model, records, tuple(statistics), bool(named))
 
 
-def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, k: int, seed: int) -> None:
+def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed: int) -> None:
     """Write everything that `report` and later verbs read."""
     features = np.stack([one.features for one in found.statistics])
     names = [str(record.modality) for record in found.records]
@@ -115,7 +117,8 @@ def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, k: in
             "format": 1,
             "verb": "discover",
             "seed": seed,
-            "k": k,
+            "k": len(found.model.names),
+            "named_by": "manifest" if found.is_named else "k-means",
             "silhouette": silhouette(features, names),
             "modalities": {name: names.count(name) for name in found.model.names},
         }
@@ -154,8 +157,7 @@ def thumbnail(image: Tensor) -> Tensor:
 
 def read_modality_model(path: Path) -> ModalityModel:
     """Read `modality.json`."""
-    state: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    return ModalityModel.from_state(state)
+    return ModalityModel.from_state(read_json(path))
 
 
 def numbers(model: ModalityModel, records: Sequence[Record]) -> list[int]:

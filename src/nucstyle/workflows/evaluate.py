@@ -17,6 +17,7 @@ from nucstyle.metrics.summary import summarise
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import draw_overlay
 from nucstyle.workflows.predict import file_name
+from nucstyle.workflows.provenance import data_fingerprint
 
 _SUFFIXES = ("_labels.tif", ".tif", ".tiff", ".png", "_masks.tif", "_masks.png")
 
@@ -46,9 +47,10 @@ def evaluate(
     Raises:
         InputError: Nothing to score, or label maps that do not fit their image.
     """
-    if out is not None:
-        check_target(out, resume=False, overwrite=overwrite)
     dataset = open_dataset(truth, format=format)
+    inputs = [Path(truth), Path(predicted), *dataset.files]
+    if out is not None:
+        check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     folder = _prediction_folder(Path(predicted))
     scored = dataset.where(lambda record: _find(folder, record) is not None)
     if not len(scored):
@@ -61,8 +63,8 @@ def evaluate(
     summary = summarise(scores, {record.id: record.modality for record in scored.records}, largest_modality(dataset))
     result = {"format": 1, "verb": "evaluate", **summary}
     if out is not None:
-        config = {"verb": "evaluate", "images": len(scored)}
-        with RunFolder.open(out, config, overwrite=overwrite, inputs=(Path(truth), Path(predicted))) as run:
+        config = {"verb": "evaluate", "data": data_fingerprint(scored)}
+        with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
             run.write_environment(device="cpu", precision="fp64")
             _write_overlays(run.path / "samples", scored, folder)
             run.write_result(result)

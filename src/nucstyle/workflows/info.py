@@ -11,7 +11,7 @@ import torch
 from nucstyle.core.errors import InputError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import resolve_precision
-from nucstyle.data.run_folder import CONFIG, RESULT, RunFolder, check_target, package_versions, read_config
+from nucstyle.data.run_folder import RESULT, RunFolder, check_target, package_versions, read_config
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.workflows.load import WEIGHTS, shipped
 
@@ -32,10 +32,13 @@ def info(what: str | None = None, out: Path | None = None, *, overwrite: bool = 
     Raises:
         InputError: Nothing of the kind there, or damaged.
     """
+    inputs = () if what is None else (Path(what),)
+    if out is not None:
+        check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     described = _installation() if what is None else _describe(Path(what))
     if out is not None:
-        check_target(out, resume=False, overwrite=overwrite)
-        with RunFolder.open(out, {"verb": "info", "what": what or "installation"}, overwrite=overwrite) as run:
+        config = {"verb": "info", "what": what or "installation"}
+        with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
             run.write_result({"format": 1, "verb": "info", **described})
     return described
 
@@ -61,7 +64,6 @@ def _describe(path: Path) -> dict[str, Any]:
             "run of": config["verb"],
             "finished": finished,
             "seed": config.get("seed"),
-            "config": str(path / CONFIG),
         }
         weights = path / WEIGHTS
         return {**described, **_describe(weights)} if weights.is_file() else described

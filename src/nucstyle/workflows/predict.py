@@ -10,19 +10,21 @@ import numpy as np
 from skimage.measure import regionprops_table
 from torch import Tensor
 
-from nucstyle.core.errors import ImageError, InputError
+from nucstyle.core.errors import DatasetError, ImageError, InputError
 from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_labels, write_png
 from nucstyle.data.run_folder import RunFolder, check_target
+from nucstyle.data.weights import load_weights
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
 from nucstyle.segmentation.decode import Decoded
 from nucstyle.segmentation.detector import Segmenter
 from nucstyle.segmentation.tta import TestTimeAugmentation, segment
 from nucstyle.workflows.load import find_weights, load_segmenter
+from nucstyle.workflows.provenance import data_fingerprint
 
 OBJECT_COLUMNS = (
     "image_id",
@@ -71,11 +73,14 @@ def predict(
     """
     merge = TestTimeAugmentation(tta)
     segmenter = load_segmenter(weights, device=device)
-    check_target(out, resume=False, overwrite=overwrite)
     dataset = open_dataset(images, format=format)
+    _check_names(dataset)
     weights_file = find_weights(weights, "segmenter")
-    config = {"verb": "predict", "tta": tta, "weights": weights_file.name, "images": len(dataset)}
-    with RunFolder.open(out, config, overwrite=overwrite, inputs=(Path(images), weights_file)) as run:
+    inputs = [Path(images), weights_file, *dataset.files]
+    check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
+    sha256 = load_weights(weights_file, kind="segmenter").sha256
+    config = {"verb": "predict", "tta": tta, "weights_sha256": sha256, "data": data_fingerprint(dataset)}
+    with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=str(segmenter.device), precision="as loaded")
         found, refused = predict_into(run.path, dataset, segmenter, merge, progress=progress, stage=f"predict ({tta})")
         counts = {name: {"n_nuclei": count} for name, count in found.items()}
@@ -133,6 +138,20 @@ def _write_one(folder: Path, sample: Sample, decoded: Decoded) -> None:
 def file_name(image_id: str) -> str:
     """The id as part of a file name: ids come from file names, only separators must go."""
     return image_id.replace("/", "_").replace("\\", "_")
+
+
+def _check_names(dataset: Dataset) -> None:
+    """Refuse ids whose files would overwrite each other.
+
+    Raises:
+        DatasetError: With both named.
+    """
+    taken: dict[str, str] = {}
+    for record in dataset.records:
+        other = taken.setdefault(file_name(record.id), record.id)
+        if other != record.id:
+            msg = f"{record.image}: the ids {other!r} and {record.id!r} give the same file name; rename one"
+            raise DatasetError(msg)
 
 
 def _object_rows(sample: Sample, decoded: Decoded) -> list[list[object]]:

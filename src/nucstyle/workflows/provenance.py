@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from nucstyle.data.dataset import Dataset
+from nucstyle.data.run_folder import LOG, read_log
 
 
 def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """How many images, and a hash over ids, modalities and whether they are annotated, for `config.toml`."""
-    lines = [f"{record.id} {record.modality} {record.labels is not None}" for record in dataset.records]
+    """How many images, and a hash over ids, modalities and the sizes of the files, for `config.toml`."""
+    lines = [
+        f"{record.id} {record.modality} {_size(record.image)} {_size(record.labels)}" for record in dataset.records
+    ]
     digest = hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
     return {"images": len(dataset), "ids_sha256": digest}
+
+
+def _size(path: Path | None) -> int:
+    """Bytes of a file, or of all files of a folder of masks."""
+    if path is None:
+        return -1
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else sorted(path.iterdir())))
 
 
 def provenance(dataset: Dataset, recipe: str, seed: int, steps: int) -> dict[str, Any]:
@@ -30,5 +39,4 @@ def provenance(dataset: Dataset, recipe: str, seed: int, steps: int) -> dict[str
 
 def skipped_steps(run: Path) -> int:
     """How many steps of a training were skipped because a loss was not finite."""
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return sum("skipped" in json.loads(line) for line in lines)
+    return sum("skipped" in line for line in read_log(run / LOG))

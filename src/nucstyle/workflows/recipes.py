@@ -25,6 +25,14 @@ def segmenter_recipe(name: str, overrides: Sequence[str] = ()) -> SegmenterRecip
     return _load(SegmenterRecipe, "segmenter", name, overrides)
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        msg = f"--recipe {path}: not a text file; a recipe is TOML"
+        raise ConfigError(msg) from None
+
+
 def _load(kind: type[Recipe], room: str, name: str, overrides: Sequence[str]) -> Recipe:
     """Read a recipe.
 
@@ -42,7 +50,7 @@ def _load(kind: type[Recipe], room: str, name: str, overrides: Sequence[str]) ->
     if name in known:
         where, text = name, shipped.joinpath(f"{name}.toml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        where, text = name, Path(name).read_text(encoding="utf-8")
+        where, text = name, _read(Path(name))
     else:
         msg = f"--recipe {name}: neither a shipped recipe ({', '.join(known)}) nor a file"
         raise ConfigError(msg)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nucstyle.augment.base import Augmentation
 from nucstyle.augment.geometric import RandomCrop
@@ -54,6 +54,8 @@ class SegmenterRun:
             "verb": verb,
             "seed": self.seed,
             "augment": self.arm,
+            "device": self.device.partition(":")[0],
+            "precision": resolve_precision(self.recipe.training.precision, self.device),
             "data": data_fingerprint(self.train),
             "recipe": to_table(self.recipe),
         }
@@ -66,7 +68,7 @@ class SegmenterRun:
 
 
 def load_arm(
-    arm: str, style: Path | str | None, *, device: str, precision: str
+    arm: str, style: Path | str | None, *, device: str, precision: Literal["bf16", "fp32"]
 ) -> tuple[Translator | None, str | None]:
     """The style model of an arm and the SHA-256 of its weights, or nothing for an arm without one.
 
@@ -84,7 +86,7 @@ def load_arm(
         return None, None
     path = find_weights(style, "style")
     weights = load_weights(path, kind="style")
-    model = style_from_weights(weights, str(path), device=device, precision="bf16" if precision == "bf16" else "fp32")
+    model = style_from_weights(weights, str(path), device=device, precision=precision)
     return model, weights.sha256
 
 
@@ -131,13 +133,15 @@ def train_segmenter(
     translator, sha256 = load_arm(
         augment, style, device=place, precision=resolve_precision(settled.training.precision, place)
     )
-    check_target(out, resume=resume, overwrite=overwrite)
-    train = open_dataset(data, format=format).part("train", None, keep=True)
+    dataset = open_dataset(data, format=format)
+    inputs = [Path(data), Path(recipe), *([Path(style)] if style else []), *dataset.files]
+    check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
+    train = dataset.training_part()
     require_labels(train, "training a segmenter")
     train.read_all(progress)
     segmenter_run = SegmenterRun(train, augment, translator, sha256, settled, seed, place)
     config = segmenter_run.config("train-segmenter")
-    with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=(Path(data),)) as run:
+    with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
         if not run.is_finished():
             fit_segmenter(run, segmenter_run, progress=progress)
             run.write_result(

@@ -47,7 +47,9 @@ class StyleRun:
         """What determines the result, for `config.toml`."""
         modalities = list(self.modality_model.names)
         data = {**data_fingerprint(self.train), "modalities": modalities}
-        return {"verb": "train-style", "seed": self.seed, "data": data, "recipe": to_table(self.recipe)}
+        precision = resolve_precision(self.recipe.training.precision, self.device)
+        number = {"device": self.device.partition(":")[0], "precision": precision}
+        return {"verb": "train-style", "seed": self.seed, **number, "data": data, "recipe": to_table(self.recipe)}
 
 
 def train_style(
@@ -88,16 +90,17 @@ def train_style(
         Interrupted: A signal; `resume` goes on.
     """
     settled, place = style_recipe(recipe, overrides), choose_device(device)
-    check_target(out, resume=resume, overwrite=overwrite)
     dataset = open_dataset(data, format=format)
-    train = dataset.part("train", None, keep=True)
+    inputs = [Path(data), Path(recipe), *dataset.files]
+    check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
+    train = dataset.training_part()
     found = find_modalities(train, k=k, seed=seed, progress=progress)
     named = train.with_records(found.records)
     style_run = StyleRun(named, found.model, settled, seed, place)
     style_run_batches(style_run)  # refuses what cannot be trained on, before anything is written
-    with RunFolder.open(out, style_run.config(), resume=resume, overwrite=overwrite, inputs=(Path(data),)) as run:
+    with RunFolder.open(out, style_run.config(), resume=resume, overwrite=overwrite, inputs=inputs) as run:
         with RunFolder.open(run.path / "modalities", {"verb": "discover", "k": k, "seed": seed}, resume=True) as sub:
-            write_discovery(sub, named, found, k=k, seed=seed)
+            write_discovery(sub, named, found, seed=seed)
         fit_style(run, style_run, progress=progress)
         write_report(run.path)
     return out
@@ -133,6 +136,8 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> Non
 
     with deterministic(style_run.device):
         run_loop(trainer, run.path, recipe.training, stage="train style model", progress=progress, snapshot=snapshot)
+        if not (run.path / "samples" / f"grid-{recipe.training.steps:06d}.png").exists():
+            snapshot(recipe.training.steps)  # the run ended between its last checkpoint and its last picture
         model = trainer.model(model_of.names, model_of.number, None)
         modality = numbers(model_of, style_run.train.records)
         spread = measure_attributes(model, style_run.train, modality)

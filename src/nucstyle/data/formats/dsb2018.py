@@ -13,8 +13,10 @@ from nucstyle.data.manifest import Record
 
 
 def matches(folder: Path) -> bool:
-    """Whether some sub-folder holds an `images` folder."""
-    return any((entry / "images").is_dir() for entry in folder.iterdir() if entry.is_dir())
+    """Whether some sub-folder holds an `images` folder, and the folder itself none: that is the layout of pairs."""
+    return not (folder / "images").is_dir() and any(
+        (entry / "images").is_dir() for entry in folder.iterdir() if entry.is_dir()
+    )
 
 
 def index(folder: Path) -> list[Record]:
