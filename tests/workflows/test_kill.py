@@ -19,54 +19,77 @@ DEMO = ("demo", "--set", "style_steps=6", "--set", "segmenter_steps=4", "--set",
 STYLE = ("--set", "width=4", "--set", "size_px=32", "--set", "checkpoint_every=1", "--k", "2")
 
 
-def start(*arguments, cwd):
-    command = [sys.executable, "-m", "nucstyle.cli", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+class Verb:
+    """A verb in a process of its own; what it says goes to a file."""
+
+    def __init__(self, folder, number, arguments):
+        self.said = folder / f"said-{number}.txt"
+        command = [sys.executable, "-m", "nucstyle.cli", *map(str, arguments)]
+        with self.said.open("w") as file:
+            self.process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file)
+
+    @property
+    def output(self):
+        return self.said.read_text()
+
+    def end(self, seconds=900):
+        """Its exit code."""
+        return self.process.wait(seconds)
+
+    def wait_for(self, path, seconds=300):
+        """Until the file is there; fails if the process ends before."""
+        deadline = time.monotonic() + seconds
+        while not path.exists():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.02)
+
+    def send(self, number):
+        self.process.send_signal(number)
+        return self.process.wait(120)
 
 
-def wait_for(path, process, seconds=240):
-    """Until the file is there; fails if the process ends before."""
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+@pytest.fixture
+def start(tmp_path):
+    """`start("demo", "--out", "run")` starts a verb in an empty folder; nothing outlives the test."""
+    verbs = []
+
+    def begin(*arguments):
+        verbs.append(Verb(tmp_path, len(verbs), arguments))
+        return verbs[-1]
+
+    yield begin
+    for verb in verbs:
+        verb.process.kill()
+        verb.process.wait(60)
 
 
-@pytest.mark.timeout(1200)
-def test_a_demo_killed_in_each_training_and_resumed_has_the_same_result(tmp_path):
-    whole = start(*DEMO, "--out", "whole", cwd=tmp_path)
-    assert whole.wait(600) == 0, whole.stderr.read()
+@pytest.mark.timeout(1500)
+def test_a_demo_killed_in_each_training_and_resumed_has_the_same_result(start, tmp_path):
+    whole = start(*DEMO, "--out", "whole")
+    assert whole.end() == 0, whole.output
     cells = "broken/full/{}/seed-0/checkpoints/step-000002"
     for place in ("broken/style/checkpoints/step-000002", cells.format("none"), cells.format("style")):
-        resume = ("--resume",) if (tmp_path / "broken").exists() else ()
-        process = start(*DEMO, "--out", "broken", *resume, cwd=tmp_path)
-        wait_for(tmp_path / place, process)
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        verb = start(*DEMO, "--out", "broken", *(("--resume",) if (tmp_path / "broken").exists() else ()))
+        verb.wait_for(tmp_path / place)
+        verb.send(signal.SIGKILL)
         assert not (tmp_path / "broken" / "result.json").exists()
-    last = start(*DEMO, "--out", "broken", "--resume", cwd=tmp_path)
-    assert last.wait(600) == 0, last.stderr.read()
+    last = start(*DEMO, "--out", "broken", "--resume")
+    assert last.end() == 0, last.output
     for name in ("result.json", "style/weights.safetensors", "full/style/seed-0/weights.safetensors"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.timeout(900)
-def test_a_training_killed_at_random_moments_always_has_a_whole_checkpoint(write_pairs, tmp_path):
+def test_a_training_killed_at_random_moments_always_has_a_whole_checkpoint(start, write_pairs, tmp_path):
     write_pairs("data")
     moments = random.Random(0)
     arguments = ("train-style", "data", "--out", "run", "--set", "steps=100000", *STYLE)
     for life in range(12):
-        process = start(*arguments, *(("--resume",) if life else ()), cwd=tmp_path)
-        seen = latest_step(tmp_path / "run")
-        deadline = time.monotonic() + 120
-        while latest_step(tmp_path / "run") <= seen:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        verb = start(*arguments, *(("--resume",) if life else ()))
+        verb.wait_for(tmp_path / "run" / "checkpoints" / f"step-{latest_step(tmp_path / 'run') + 1:06d}")
         time.sleep(moments.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
+        verb.send(signal.SIGKILL)
         warnings = []
         checkpoint = latest_checkpoint(tmp_path / "run", warnings)
         assert checkpoint is not None
@@ -79,27 +102,22 @@ def latest_step(run):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stopped_training_says_how_to_go_on(write_pairs, tmp_path, number, code):
+def test_a_stopped_training_says_how_to_go_on(start, write_pairs, tmp_path, number, code):
     write_pairs("data")
-    process = start("train-style", "data", "--out", "run", "--set", "steps=100000", *STYLE, cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoints" / "step-000001", process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "--resume" in errors.splitlines()[-1]
-    assert "Traceback" not in errors
+    verb = start("train-style", "data", "--out", "run", "--set", "steps=100000", *STYLE)
+    verb.wait_for(tmp_path / "run" / "checkpoints" / "step-000001")
+    assert verb.send(number) == code
+    assert "--resume" in verb.output.splitlines()[-1]
+    assert "Traceback" not in verb.output
 
 
-def test_a_second_process_is_kept_out_of_a_run(write_pairs, tmp_path):
+def test_a_second_process_is_kept_out_of_a_run(start, write_pairs, tmp_path):
     write_pairs("data")
-    first = start("train-style", "data", "--out", "run", "--set", "steps=100000", *STYLE, cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoints" / "step-000001", first)
-    second = start("train-style", "data", "--out", "run", "--resume", "--set", "steps=100000", *STYLE, cwd=tmp_path)
-    _, errors = second.communicate(timeout=120)
-    assert second.returncode == 2
-    assert "in use" in errors
-    first.kill()
-    first.wait(60)
+    arguments = ("train-style", "data", "--out", "run", "--set", "steps=100000", *STYLE)
+    start(*arguments).wait_for(tmp_path / "run" / "checkpoints" / "step-000001")
+    second = start(*arguments, "--resume")
+    assert second.end() == 2
+    assert "in use" in second.output
 
 
 def test_a_closed_pipe_ends_quietly(tmp_path):
