@@ -80,6 +80,7 @@ def test_what_was_written_is_read_back(tmp_path):
         ("b,b.png,,,valid,", "split 'valid'; known: train, validation, test, or empty"),
         ("b,b.png,,,Train,", "split 'Train'; known: train, validation, test, or empty"),
         ("b,b.png,,Purple,,", "modality 'Purple'; use small letters, digits and hyphens"),
+        ("b,b.png,,3,,", "modality '3'; use small letters, digits and hyphens"),
         ("b,b.png,,../x,,", "modality '../x'; use small letters, digits and hyphens"),
         (f"b,{'x' * 200_000},,,,", "not a table of comma-separated values (field larger than field limit (131072))"),
     ],

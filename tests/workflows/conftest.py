@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
@@ -37,4 +39,12 @@ def tiny_demo(tmp_path_factory, worker_id):
     with FileLock(shared / "tiny-demo.lock"):
         if not (out / "report.html").exists():
             demo(out, overrides=TINY_DEMO)
+    return out
+
+
+@pytest.fixture
+def demo_copy(tiny_demo, tmp_path_factory):
+    """A copy of the tiny demo, for tests that open the run: several workers share the original."""
+    out = tmp_path_factory.mktemp("copy") / "demo-run"
+    shutil.copytree(tiny_demo, out)
     return out

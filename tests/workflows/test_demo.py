@@ -91,10 +91,10 @@ def test_the_same_seed_gives_the_same_bytes(tiny_demo, tiny_settings, tmp_path):
     assert (tmp_path / "again" / weights).read_bytes() == (tiny_demo / weights).read_bytes()
 
 
-def test_resuming_a_finished_demo_changes_nothing(tiny_demo, tiny_settings):
-    before = (tiny_demo / "result.json").read_bytes()
-    demo(tiny_demo, overrides=tiny_settings, resume=True)
-    assert (tiny_demo / "result.json").read_bytes() == before
+def test_resuming_a_finished_demo_changes_nothing(demo_copy, tiny_settings):
+    before = (demo_copy / "result.json").read_bytes()
+    demo(demo_copy, overrides=tiny_settings, resume=True)
+    assert (demo_copy / "result.json").read_bytes() == before
 
 
 def test_the_three_lines_of_the_readme_restyle_an_array(tiny_demo, field):

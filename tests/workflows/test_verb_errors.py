@@ -161,9 +161,9 @@ def test_a_bad_image_does_not_stop_the_prediction_of_the_others(run_verb, tiny_d
     assert written == [f"field-{n}_{what}" for n in (0, 2) for what in ("labels.tif", "preview.png")]
 
 
-def test_resuming_with_another_seed_names_the_difference(run_verb, tiny_demo, tiny_settings):
+def test_resuming_with_another_seed_names_the_difference(run_verb, demo_copy, tiny_settings):
     settings = [word for setting in tiny_settings for word in ("--set", setting)]
-    assert_refused(run_verb("demo", "--out", tiny_demo, "--resume", "--seed", 5, *settings), "seed was 0 and is now 5")
+    assert_refused(run_verb("demo", "--out", demo_copy, "--resume", "--seed", 5, *settings), "seed was 0 and is now 5")
 
 
 def test_a_report_of_a_folder_that_is_no_run_is_refused(run_verb, tmp_path):

@@ -22,7 +22,7 @@ def derive_seed(*parts: object) -> int:
     Returns:
         An integer in [0, 2**63).
     """
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -14,7 +14,7 @@ from nucstyle.core.errors import DatasetError
 
 COLUMNS = ("id", "image", "labels", "modality", "split", "field_of_view")
 SPLITS = ("train", "validation", "test")
-_MODALITY = re.compile(r"[a-z0-9-]+")
+_MODALITY = re.compile(r"(?=.*[a-z])[a-z0-9-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def _record(row: dict[str, str], folder: Path, where: str) -> Record:
 
 def write_manifest(path: Path, records: Iterable[Record]) -> None:
     """Write a manifest; paths are stored relative to it."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for record in records:

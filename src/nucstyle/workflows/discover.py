@@ -126,7 +126,7 @@ def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed:
 
 
 def _write_embedding(path: Path, found: Discovery, features: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "x", "y", "modality"])
         for record, (x, y) in zip(found.records, found.model.embed(features), strict=True):
