@@ -29,16 +29,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder, file, glob or manifest.csv.")]
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder, file, glob in quotes, or manifest.csv.")]
 Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The folder to write.")]
 OptionalOut = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder to write, if any.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in RUN.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older run in RUN.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Format = Annotated[str | None, typer.Option("--format", help="Layout of DATA: dsb2018, pairs or manifest [found out].")]
+Format = Annotated[str | None, typer.Option("--format", help="dsb2018, pairs or manifest [default: detected].")]
 Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable; see --dry-run."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settled config and stop.")]
 
 
@@ -184,7 +187,7 @@ def train_segmenter(
 
 @app.command()
 def predict(
-    images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, file, glob or manifest.csv.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, file, glob in quotes, or manifest.csv.")],
     out: Out,
     weights: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Segmenter weights.")],
     tta: Annotated[str, typer.Option(help="Test-time augmentation: none, fast or full.")] = "fast",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,7 +84,7 @@ def find_modalities(dataset: Dataset, *, k: int, seed: int, progress: Progress) 
     Where the manifest already names modalities of training images, these names hold and are only described; images without a
     name get the nearest.
     """
-    progress.start("discover modalities", len(dataset), "image")
+    progress.start("measure colours", len(dataset), "image")
     statistics = []
     for number, sample in enumerate(dataset, start=1):
         statistics.append(measure(sample.image))
@@ -100,6 +101,9 @@ def find_modalities(dataset: Dataset, *, k: int, seed: int, progress: Progress) 
         replace(record, modality=record.modality or model.names[int(number)])
         for record, number in zip(dataset.records, nearest, strict=True)
     )
+    counts = Counter(str(record.modality) for record in records)
+    source = "named by the manifest" if named else "found"
+    progress.say(f"modalities {source}: " + ", ".join(f"{name} ({counts[name]} images)" for name in sorted(counts)))
     return Discovery(model, records, tuple(statistics), bool(named))
 
 
