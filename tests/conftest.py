@@ -30,6 +30,12 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """No test reads or writes the cache of the person who runs it, and none finds what another left."""
+    monkeypatch.setenv("NUCSTYLE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def draw_field(
     number: int, *, size: tuple[int, int] = (96, 112), stained: bool = False, nuclei: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:

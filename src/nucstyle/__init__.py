@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nucstyle.data.dataset import open_dataset
     from nucstyle.data.image_io import write_labels
     from nucstyle.metrics.dsb import dsb_score
-    from nucstyle.modality.clustering import ModalityModel
+    from nucstyle.modality.model import ModalityModel
     from nucstyle.report.page import write_report
     from nucstyle.segmentation.detector import Segmenter
     from nucstyle.segmentation.tta import TestTimeAugmentation
@@ -46,7 +46,7 @@ _HOMES = {
     "InputError": "core.errors",
     "InstallationError": "core.errors",
     "Interrupted": "core.errors",
-    "ModalityModel": "modality.clustering",
+    "ModalityModel": "modality.model",
     "NucstyleError": "core.errors",
     "OptionError": "core.errors",
     "Prediction": "core.sample",

@@ -82,7 +82,23 @@ def demo(
 def discover(
     data: Data,
     out: Out,
-    k: Annotated[int, typer.Option("--k", min=1, help="How many modalities.")] = 6,
+    k: Annotated[
+        str | None,
+        typer.Option("--k", metavar="N|auto", help="How many modalities [default: as many as are named, else 6]."),
+    ] = None,
+    features: Annotated[
+        str, typer.Option(help="What is measured of each image: chroma, or hsv as in the paper.")
+    ] = "chroma",
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="MANIFEST", help="Keep the modalities that this edited manifest names."),
+    ] = None,
+    clahe: Annotated[bool, typer.Option("--clahe", help="Enhance the contrast of dark images first.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Of --clahe: clip_limit, tiles or darker_than; repeatable."),
+    ] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse what was measured of a file before.")] = True,
     seed: Seed = 0,
     format_: Format = None,
     resume: Resume = False,
@@ -92,12 +108,21 @@ def discover(
     with _verb() as progress:
         from nucstyle.workflows import discover as workflow
 
+        config = workflow.discover_config(k=k, features=features, clahe=clahe, overrides=set_ or [], seed=seed)
         with progress:
             workflow.discover(
-                data, out, progress=progress, k=k, seed=seed, format=format_, resume=resume, overwrite=overwrite
+                data,
+                out,
+                progress=progress,
+                config=config,
+                anchors=from_,
+                format=format_,
+                cache=cache,
+                resume=resume,
+                overwrite=overwrite,
             )
-        for modality in workflow.read_modality_model(out / "modality.json").modalities:
-            print(f"{modality.name}: {modality.sentence}")
+        for line in workflow.describe(out):
+            print(line)
         print(f"report: {out / 'report.html'}")
 
 
@@ -107,7 +132,10 @@ def train_style(
     out: Out,
     recipe: Recipe = "lite",
     set_: Set = None,
-    k: Annotated[int, typer.Option("--k", min=2, help="How many modalities, where the data does not say.")] = 6,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", min=2, help="How many modalities [default: as many as are named, else 6]."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,

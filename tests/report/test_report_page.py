@@ -13,7 +13,7 @@ from nucstyle.core.errors import RunFolderError
 from nucstyle.data.image_io import write_png
 from nucstyle.metrics.dsb import dsb_score
 from nucstyle.metrics.summary import summarise
-from nucstyle.report.figures import curves, scatter
+from nucstyle.report.figures import candidates, curves, modalities
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
 from nucstyle.report.tables import measure_table, score_table
@@ -116,9 +116,20 @@ def test_touching_nuclei_have_different_colours_in_a_preview():
     assert (colour_labels(torch.zeros(4, 4, dtype=torch.int32)) == 0).all()
 
 
-def test_figures_have_the_same_bytes_for_the_same_data():
-    points = [(f"{number}", number / 3, number / 7, f"m{number % 2}") for number in range(9)]
+def test_curves_have_the_same_bytes_for_the_same_data():
     series = {"loss": {"a": [(1, 2.0), (2, 1.0)]}, "kl": {"a": [(1, 0.5), (2, 0.2)]}}
-    for draw, data in ((scatter, points), (curves, series)):
-        assert draw(data) == draw(data)
-        assert draw(data).startswith("<svg")
+    assert curves(series) == curves(series)
+    assert curves(series).startswith("<svg")
+
+
+def test_figures_for_papers_are_png_and_svg_of_the_same_bytes_for_the_same_data(tmp_path):
+    write_png(tmp_path / "0.png", torch.rand(3, 20, 30))
+    points = [(number / 3, number / 7, f"m{number % 2}") for number in range(9)]
+    tried = [{"k": k, "silhouette": 0.5, "standard_error": 0.1, "stability": 0.9} for k in (2, 3)]
+    for draw, values in (
+        (modalities, (points, {"m0": [tmp_path / "0.png"], "m1": []})),
+        (candidates, (tried, 2)),
+    ):
+        written = [draw(*values, tmp_path / folder) for folder in ("one", "other")]
+        assert [path.suffix for path in written[0]] == [".png", ".svg"]
+        assert [path.read_bytes() for path in written[0]] == [path.read_bytes() for path in written[1]]

@@ -60,6 +60,19 @@ class Dataset(Sequence[Sample]):
         sample = self._kept[index]
         return replace(sample, image=self._bytes[index].float() / 255) if index in self._bytes else sample
 
+    @property
+    def keeps(self) -> bool:
+        """Whether images stay in memory once read."""
+        return self._kept is not None
+
+    def image(self, index: int) -> Tensor:
+        """One image alone, (3, H, W) float32 in [0, 1]; labels are not read, unless what is read stays in memory.
+
+        Raises:
+            ImageError: It cannot be used.
+        """
+        return self[index].image if self.keeps else read_image(self.records[index].image)[0]
+
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 

@@ -286,7 +286,17 @@ def write_labels(path: Path, labels: Tensor) -> None:
     tifffile.imwrite(path, array.astype(kind), compression="deflate", metadata={"axes": "YX"})
 
 
+def write_jpeg(path: Path, image: Tensor) -> None:
+    """Write (3, H, W) float32 in [0, 1] as a JPEG, for pictures that are only looked at."""
+    Image.fromarray(_to_bytes(image)).save(path, format="JPEG", quality=85)
+
+
 def write_png(path: Path, image: Tensor) -> None:
     """Write (3, H, W) float32 in [0, 1] as an 8-bit RGB PNG."""
-    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(array).save(path, format="PNG", optimize=False)
+    Image.fromarray(_to_bytes(image)).save(path, format="PNG", optimize=False)
+
+
+def _to_bytes(image: Tensor) -> npt.NDArray[np.uint8]:
+    """(3, H, W) float32 in [0, 1] -> (H, W, 3) uint8."""
+    array: npt.NDArray[np.uint8] = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return array

@@ -1,190 +1,215 @@
-"""Dividing images into imaging modalities by K-means on their colour statistics (paper, section 2.2 and Fig. 2)."""
+"""Dividing points into groups: K-means, K-means around groups that a person has named, and how many groups there are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import silhouette_samples
+from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
-from nucstyle.core.errors import DatasetError, WeightsError
-from nucstyle.core.rng import derive_seed
-from nucstyle.modality.features import Array, ImageStatistics, measure
-from nucstyle.modality.naming import colour_word, sentence, short_name
+from nucstyle.core.rng import derive_seed, generator
+from nucstyle.modality.features import Array
 
-STATE_FORMAT = 1
+Groups = npt.NDArray[np.int64]
+
 RESTARTS = 20
 """K-means is run this often from other starts and the tightest result kept."""
+MOST_MODALITIES = 10
+"""`--k auto` looks no further."""
+SUBSAMPLES, SUBSAMPLE_SHARE = 20, 0.9
+MIN_STABILITY = 0.95
+"""A modality of which more than this is lost (Jaccard index) when a tenth of the images is left out is not trusted."""
+MIN_SIZE = 3
+"""Fewer images than this are no modality that `--k auto` would call one."""
+MIN_SILHOUETTE = 0.25
+"""Below it there is no structure (Kaufman and Rousseeuw 1990): one modality."""
+_MOST_IMAGES = 3000
+"""The silhouette needs all distances, so of more images `--k auto` looks at a sample."""
+MOST_CENTRES, STRAYED_SHARE = 8, 0.05
+"""Of one modality, and when it gets another; see `centres_of`."""
+_ROUNDS = 100
 
-# N = images, K = modalities, D = features
-
-
-@dataclass(frozen=True, slots=True)
-class Modality:
-    """One imaging modality, as found."""
-
-    name: str
-    """`[a-z0-9-]+`, for example `purple-on-white`."""
-    centre: tuple[float, ...]
-    """(D,) mean features of its images."""
-    polarity: int
-    """1 if objects are brighter than the background, -1 if darker; found without masks."""
-    polarity_confidence: float
-    """Share of the images that vote for the sign, weighted by how clearly they do; 0.5 = a guess, 1 = unanimous."""
-    sentence: str
-    """For people."""
-    n_images: int
-    """How many images it was found from."""
+# N = images, D = features, K = groups
 
 
 @dataclass(frozen=True, slots=True)
-class ModalityModel:
-    """Which modality an image belongs to: that of the nearest centre in the space of colour statistics."""
+class Candidate:
+    """One number of modalities that was tried, and how well it divides the images."""
 
-    modalities: tuple[Modality, ...]
-    """In the order of their numbers, largest first."""
-    axes: tuple[tuple[float, ...], ...]
-    """(2, D) principal axes of the images it was fitted to, for pictures."""
-    origin: tuple[float, ...]
-    """(D,) mean of the images it was fitted to."""
+    k: int
+    silhouette: float
+    """Mean over images, in [-1, 1]."""
+    standard_error: float
+    """Of that mean."""
+    stability: float
+    """Of the least stable group: mean Jaccard index with the most similar group found without a tenth of the images."""
+    smallest: int
+    """Images in the smallest group."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the modalities, in the order of their numbers."""
-        return tuple(modality.name for modality in self.modalities)
-
-    @classmethod
-    def fit(cls, statistics: Sequence[ImageStatistics], *, k: int = 6, seed: int = 0) -> Self:
-        """Find modalities by K-means.
-
-        Args:
-            statistics: Of the images to divide, at least one.
-            k: How many modalities; 6 in the paper. Fewer are found where there are fewer different images.
-            seed: Of the K-means starts; the same seed and images give the same modalities.
-
-        Raises:
-            DatasetError: No image, or k below 1.
-        """
-        if not statistics or k < 1:
-            msg = f"cannot divide {len(statistics)} images into {k} modalities; both must be at least 1"
-            raise DatasetError(msg)
-        features = np.stack([one.features for one in statistics])
-        k = min(k, len(np.unique(features.round(6), axis=0)))
-        with threadpool_limits(limits=1):  # a sum over several threads may differ in the last bit from run to run
-            numbers = KMeans(k, n_init=RESTARTS, random_state=derive_seed(seed, "k-means") % 2**32).fit_predict(
-                features
-            )
-        return cls.from_groups(statistics, numbers.tolist())
-
-    @classmethod
-    def from_groups(cls, statistics: Sequence[ImageStatistics], groups: Sequence[int] | Sequence[str]) -> Self:
-        """Describe modalities that are already known, for example those of a manifest that a person edited.
-
-        Args:
-            statistics: Of each image.
-            groups: The group of each image; a text is the modality's name, a number is replaced by a name in words.
-        """
-        features = np.stack([one.features for one in statistics])
-        taken: list[str] = []
-        modalities = []
-        sizes = {group: sum(other == group for other in groups) for group in groups}
-        for group in sorted(sizes, key=lambda group: (-sizes[group], _first(groups, group))):
-            members = [one for one, other in zip(statistics, groups, strict=True) if other == group]
-            modality = _describe(members, group if isinstance(group, str) else None, taken)
-            taken.append(modality.name)
-            modalities.append(modality)
-        axes = np.zeros((2, features.shape[1]))
-        if len(features) > 2 and np.ptp(features, axis=0).any():
-            found = PCA(2, svd_solver="full").fit(features).components_
-            # The sign of a principal axis is arbitrary: fix it, so that pictures of two runs look alike.
-            axes[:] = found * np.sign(found[np.arange(2), np.abs(found).argmax(axis=1)])[:, None]
-        return cls(tuple(modalities), tuple(map(tuple, axes.tolist())), tuple(features.mean(axis=0).tolist()))
-
-    def distances(self, features: Array) -> Array:
-        """(N, D) -> (N, K): Euclidean distances to the centres."""
-        centres = np.array([modality.centre for modality in self.modalities])
-        return np.asarray(np.linalg.norm(features[:, None] - centres[None], axis=2))
-
-    def number(self, image: Tensor) -> int:
-        """The number of the modality of one image, (3, H, W) float32 in [0, 1]."""
-        return int(self.distances(measure(image).features[None]).argmin())
-
-    def predict(self, image: Tensor) -> str:
-        """The name of the modality of one image, (3, H, W) float32 in [0, 1]."""
-        return self.names[self.number(image)]
-
-    def embed(self, features: Array) -> Array:
-        """(N, D) -> (N, 2): position in the plane of the two principal axes."""
-        return np.asarray((features - np.array(self.origin)) @ np.array(self.axes).T)
-
-    def state(self) -> dict[str, Any]:
-        """Plain values, enough for `from_state`."""
-        modalities = [
-            {
-                "name": modality.name,
-                "centre": list(modality.centre),
-                "polarity": modality.polarity,
-                "polarity_confidence": modality.polarity_confidence,
-                "sentence": modality.sentence,
-                "n_images": modality.n_images,
-            }
-            for modality in self.modalities
-        ]
-        axes = [list(axis) for axis in self.axes]
-        return {"format": STATE_FORMAT, "modalities": modalities, "axes": axes, "origin": list(self.origin)}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Self:
-        """Make a model from what `state` returned.
-
-        Raises:
-            WeightsError: Another format version, or a part is missing.
-        """
-        if state.get("format") != STATE_FORMAT:
-            msg = (
-                f"modality model of format {state.get('format')}, this version reads {STATE_FORMAT}; run discover again"
-            )
-            raise WeightsError(msg)
-        try:
-            modalities = tuple(
-                Modality(**{**fields, "centre": tuple(fields["centre"])}) for fields in state["modalities"]
-            )
-            return cls(modalities, tuple(tuple(axis) for axis in state["axes"]), tuple(state["origin"]))
-        except (KeyError, TypeError) as error:
-            msg = f"damaged modality model ({error}); run discover again"
-            raise WeightsError(msg) from None
+    def is_sound(self) -> bool:
+        """Every group is stable, and none is too small to be one."""
+        return self.stability >= MIN_STABILITY and self.smallest >= MIN_SIZE
 
 
-def _first(groups: Sequence[int] | Sequence[str], group: int | str) -> int:
-    return next(index for index, other in enumerate(groups) if other == group)
+def kmeans(features: Array, k: int, *, seed: int) -> KMeans:
+    """K-means with many restarts; the same points and seed give the same groups on any number of threads.
+
+    Args:
+        features: (N, D), at least one.
+        k: How many groups; at most as many as there are different points are made.
+        seed: Of the starts.
+    """
+    k = min(k, len(np.unique(features, axis=0)))
+    with threadpool_limits(limits=1):  # a sum over several threads may differ in the last bit from run to run
+        return KMeans(k, n_init=RESTARTS, random_state=derive_seed(seed, "k-means") % 2**32).fit(features)
 
 
-def _describe(members: Sequence[ImageStatistics], name: str | None, taken: Sequence[str]) -> Modality:
-    votes = np.array([one.skew for one in members])
-    strength = float(np.abs(votes).sum())
-    polarity = 1 if votes.sum() >= 0 else -1
-    confidence = float(np.abs(votes[np.sign(votes) == polarity]).sum()) / strength if strength > 0 else 0.5
-    tails = np.stack([one.brightest if polarity > 0 else one.darkest for one in members])
-    objects = colour_word(tails.mean(axis=0).tolist())
-    background = colour_word(np.median([one.background for one in members], axis=0).tolist())
-    return Modality(
-        name=name or short_name(objects, background, taken),
-        centre=tuple(np.mean([one.features for one in members], axis=0).tolist()),
-        polarity=polarity,
-        polarity_confidence=confidence,
-        sentence=sentence(objects, background, polarity, len(members)),
-        n_images=len(members),
+def choose_k(features: Array, *, seed: int) -> tuple[int, tuple[Candidate, ...]]:
+    """How many groups there are.
+
+    Among the numbers whose every group is stable under resampling (Hennig 2007, Cluster-wise assessment of cluster
+    stability) and not tiny, the *largest* whose mean silhouette is within two standard errors of the best: too coarse a
+    division mixes stains, one that is a little too fine costs nothing.
+
+    Args:
+        features: (N, D); of more than 3,000 a sample is looked at.
+        seed: Of K-means and the samples.
+
+    Returns:
+        The number, and everything that was tried, for a curve. 1 if nothing is sound or there is no structure.
+    """
+    features = features[_shuffled(len(features), seed, "choose k")[:_MOST_IMAGES]]
+    most = min(MOST_MODALITIES, len(np.unique(features, axis=0)), len(features) - 1)
+    candidates = tuple(_candidate(features, k, seed=seed) for k in range(2, most + 1))
+    sound = [one for one in candidates if one.is_sound]
+    best = max(sound, key=lambda one: one.silhouette, default=None)
+    if best is None or best.silhouette < MIN_SILHOUETTE:
+        return 1, candidates
+    return max(one.k for one in sound if one.silhouette >= best.silhouette - 2 * best.standard_error), candidates
+
+
+def _shuffled(count: int, *seed: object) -> Groups:
+    return torch.randperm(count, generator=generator(*seed)).numpy()
+
+
+def _candidate(features: Array, k: int, *, seed: int) -> Candidate:
+    groups = kmeans(features, k, seed=seed).labels_
+    values = silhouette_samples(features, groups)
+    agreement = []
+    for turn in range(SUBSAMPLES):
+        part = _shuffled(len(features), seed, "stability", turn)[: max(2, round(SUBSAMPLE_SHARE * len(features)))]
+        agreement.append(_jaccard(groups[part], kmeans(features[part], k, seed=seed).labels_, k))
+    return Candidate(
+        k=k,
+        silhouette=float(values.mean()),
+        standard_error=float(values.std() / np.sqrt(len(values))),
+        stability=float(np.mean(agreement, axis=0).min()),
+        smallest=int(np.bincount(groups).min()),
     )
 
 
-def silhouette(features: Array, groups: Sequence[str]) -> float | None:
-    """Mean silhouette in [-1, 1], or None where it is not defined (one group, or every image a group)."""
-    if not 1 < len(set(groups)) < len(groups):
+def _jaccard(groups: Groups, others: Groups, k: int) -> Array:
+    """(k,) of each group the Jaccard index with the most similar one of another division; 0 where it is empty."""
+    shared = contingency_matrix(groups, others).astype(float)
+    union = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True) - shared
+    values = np.zeros(k)
+    values[np.unique(groups)] = (shared / union).max(axis=1)
+    return values
+
+
+def centres_of(features: Array, groups: Groups) -> list[Array]:
+    """Centres for groups that are given, so that the nearest centre of nearly every point is one of its own group.
+
+    A group that K-means found needs one, its mean. A group that a person merged from several gets more, by K-means within
+    it, while two of its points and a twentieth of them are nearer to another group, and up to `MOST_CENTRES`. A single image
+    that was moved does not draw others along.
+
+    Args:
+        features: (N, D).
+        groups: (N,) 0..G-1, none empty.
+
+    Returns:
+        Of each group (n, D), n >= 1.
+    """
+    members = [features[groups == group] for group in range(int(groups.max()) + 1)]
+    most = [min(MOST_CENTRES, len(np.unique(own, axis=0))) for own in members]
+    centres = [own.mean(axis=0, keepdims=True) for own in members]
+    while True:
+        strayed = np.bincount(groups[nearest_group(features, centres) != groups], minlength=len(members))
+        open_ = [
+            group
+            for group in np.flatnonzero(strayed >= [max(2, STRAYED_SHARE * len(own)) for own in members])
+            if len(centres[group]) < most[group]
+        ]
+        if not open_:
+            return centres
+        group = max(open_, key=lambda group: (int(strayed[group]), -int(group)))
+        centres[group] = kmeans(members[group], len(centres[group]) + 1, seed=0).cluster_centers_
+
+
+def distances_to(features: Array, centres: Sequence[Array]) -> Array:
+    """(N, D) and of each group (n, D) -> (N, G): Euclidean distance to the nearest centre of each group."""
+    return np.stack([cdist(features, own).min(axis=1) for own in centres], axis=1)
+
+
+def nearest_group(features: Array, centres: Sequence[Array]) -> Groups:
+    """(N,) the group with the nearest centre."""
+    found: Groups = distances_to(features, centres).argmin(axis=1)
+    return found
+
+
+def kmeans_around(features: Array, named: Sequence[int | None], k: int, *, seed: int) -> Groups:
+    """K-means around groups that are known of some images (constrained K-means: Basu, Banerjee and Mooney, ICML 2002).
+
+    Args:
+        features: (N, D).
+        named: Of each image its group 0..G-1, which holds, or None. Where no image has one, this is `kmeans`.
+        k: How many groups in all; those beyond G form among the images without a name, from the farthest one outwards.
+        seed: Of K-means.
+
+    Returns:
+        (N,) group of each image; named ones keep theirs.
+    """
+    fixed = np.array([-1 if group is None else group for group in named])
+    free = fixed < 0
+    if free.all():
+        found: Groups = kmeans(features, k, seed=seed).labels_
+        return found
+    centres = dict(enumerate(centres_of(features[~free], fixed[~free])))
+    for group in range(len(centres), k):
+        distance = np.where(free, distances_to(features, list(centres.values())).min(axis=1), 0)
+        if not distance.any():
+            break
+        centres[group] = features[[distance.argmax()]]
+    groups = fixed
+    for _ in range(_ROUNDS):
+        places = np.array(list(centres))
+        found = np.where(free, places[nearest_group(features, list(centres.values()))], fixed)
+        if np.array_equal(found, groups):
+            break
+        groups = found
+        left, numbers = np.unique(groups, return_inverse=True)
+        centres = dict(zip(left.tolist(), centres_of(features, numbers), strict=True))
+    return groups
+
+
+def silhouettes(features: Array, groups: Sequence[str]) -> Array | None:
+    """(N,) silhouette of each image in [-1, 1], or None where it is not defined (one group, or every image a group).
+
+    All distances are needed: of more than 3,000 images NaN stands for those that a sample left out.
+    """
+    few = np.sort(_shuffled(len(features), 0, "silhouettes")[:_MOST_IMAGES])
+    part = [groups[index] for index in few]
+    if not 1 < len(set(part)) < len(part):
         return None
-    return float(silhouette_score(features, list(groups)))
+    values = np.full(len(features), np.nan)
+    values[few] = silhouette_samples(features[few], part)
+    return values

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#f0e442")
 """Told apart in every common form of colour blindness (Okabe and Ito)."""
@@ -28,25 +31,88 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def scatter(points: Sequence[tuple[str, float, float, str]]) -> str:
-    """The images in the plane of their two principal axes, a colour a modality (paper, Fig. 2a).
+def colours_of(names: Sequence[str]) -> dict[str, str]:
+    """The colour of each modality, the same in every picture of a run."""
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+
+
+def modalities(
+    points: Sequence[tuple[float, float, str]], examples: Mapping[str, Sequence[Path]], folder: Path
+) -> tuple[Path, ...]:
+    """Write the paper's Fig. 2: the images in the plane of their principal axes, and examples of each modality.
 
     Args:
-        points: (id, x, y, modality) of each image.
+        points: (x, y, modality) of each image.
+        examples: Modality -> pictures, largest modality first.
+        folder: Where `modalities.png` and `modalities.svg` go.
+
+    Returns:
+        The two files.
     """
+    colours = colours_of(list(examples))
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 4.2))
-        axes = figure.subplots()
-        for place, name in enumerate(sorted({modality for *_, modality in points})):
-            own = [(x, y) for _, x, y, modality in points if modality == name]
-            colour = COLOURS[place % len(COLOURS)]
+        figure = Figure(figsize=(11, max(3.6, 0.78 * len(examples) + 0.8)), layout="constrained")
+        left, right = cast(Any, figure.subfigures(1, 2, width_ratios=(1.0, 1.15)))
+        axes = left.subplots()
+        for name, colour in colours.items():
+            own = [(x, y) for x, y, modality in points if modality == name]
             axes.scatter(
-                [x for x, _ in own], [y for _, y in own], s=26, c=colour, label=f"{name} ({len(own)})", alpha=0.8
+                [x for x, _ in own], [y for _, y in own], s=16, c=colour, label=f"{name} ({len(own)})", alpha=0.8, lw=0
             )
         axes.set_xlabel("first principal axis of hue, saturation and value")
         axes.set_ylabel("second principal axis")
-        axes.legend(frameon=False, loc="best")
-        return _svg(figure)
+        axes.legend(frameon=False, loc="best", fontsize=8)
+        columns = max((len(pictures) for pictures in examples.values()), default=1) or 1
+        grid = right.subplots(len(examples), columns, squeeze=False)
+        for row, (name, pictures) in zip(grid, examples.items(), strict=True):
+            for cell in row:
+                cell.set_axis_off()
+            for cell, picture in zip(row, pictures, strict=False):
+                with Image.open(picture) as file:
+                    cell.imshow(np.asarray(file.convert("RGB")))
+            row[0].set_title(name, loc="left", fontsize=8, color=colours[name], pad=2)
+        return _save(figure, folder, "modalities")
+
+
+def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) -> tuple[Path, ...]:
+    """Write how well each number of modalities divides the images, and which was taken.
+
+    Args:
+        tried: `k`, `silhouette`, `standard_error`, `stability` of each.
+        chosen: The number taken.
+        folder: Where `candidates.png` and `candidates.svg` go.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 3.0), layout="constrained")
+        axes = figure.subplots()
+        k = [one["k"] for one in tried]
+        silhouette, error = ([one[name] for one in tried] for name in ("silhouette", "standard_error"))
+        axes.errorbar(
+            k, silhouette, yerr=error, c=COLOURS[0], marker="o", capsize=3, label="silhouette, one standard error"
+        )
+        axes.plot(
+            k,
+            [one["stability"] for one in tried],
+            c=COLOURS[1],
+            marker="s",
+            ls="--",
+            label="stability of the least stable modality (Jaccard)",
+        )
+        axes.axvline(chosen, c="#7f7f7f", lw=1, ls=":")
+        axes.set_xlabel("number of modalities")
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
+        axes.set_xticks(k)
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        return _save(figure, folder, "candidates")
+
+
+def _save(figure: Figure, folder: Path, name: str) -> tuple[Path, ...]:
+    """As PNG for slides and SVG for a paper; the same data gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = (folder / f"{name}.png", folder / f"{name}.svg")
+    figure.savefig(files[0], dpi=200, metadata={"Software": None})
+    files[1].write_text(_svg(figure), encoding="utf-8")
+    return files
 
 
 def curves(series: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> str:

@@ -1,4 +1,4 @@
-"""One self-contained page for a run folder: no script, nothing fetched from anywhere."""
+"""One self-contained page for a run folder: it fetches nothing, and reads well without its few lines of script."""
 
 from __future__ import annotations
 

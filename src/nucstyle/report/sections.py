@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from nucstyle.report import figures, tables
 SHORT_TRAINING = 1000
 """A style model of fewer steps is called what it is: a short training."""
 _MAX_PICTURE_PX, _FIRST = 1100, 12
+FIGURES = "figures"
+"""Folder of figures as files, for slides and papers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Section:
     paragraphs: tuple[str, ...] = ()
     figure: str = ""
     """SVG."""
+    scatter: Scatter | None = None
     table: Sequence[Sequence[str]] = ()
     """Rows, the header first."""
     pictures: tuple[Picture, ...] = ()
@@ -68,34 +72,176 @@ def _present(pictures: Sequence[Picture | None]) -> tuple[Picture, ...]:
     return tuple(one for one in pictures if one is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One image in the scatter."""
+
+    x: float
+    """Place in the picture, px."""
+    y: float
+    colour: str
+    title: str
+    tile: str
+    """Its tile in the sheet of thumbnails, or empty."""
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """The images in the plane of their principal axes; pointing at one shows it."""
+
+    points: tuple[Point, ...]
+    legend: tuple[tuple[str, str], ...]
+    """(colour, text) of each modality."""
+    sheet: str
+    """A `data:` address of the sheet of thumbnails, or empty."""
+    columns: int
+    """Tiles a row in it."""
+    tile_px: int
+    width: int
+    height: int
+
+
+_WIDTH, _HEIGHT, _MARGIN = 680, 440, 18
+_TILE_PX = 96
+
+
 def discover(run: Path) -> Section:
-    """Modalities: the scatter, and each with its sentence and examples."""
+    """Modalities: the scatter, each with its sentence and examples, the images at borders and the new ones."""
     if not (run / "modality.json").is_file():
         return Section("Modalities", ("Not there yet: modality.json is missing.",))
     model, result = read_json(run / "modality.json"), read_json(run / "result.json")
-    with (run / "embedding.csv").open(encoding="utf-8", newline="") as file:
-        points = [(row["id"], float(row["x"]), float(row["y"]), row["modality"]) for row in csv.DictReader(file)]
-    silhouette = result["silhouette"]
-    count = f"{len(points)} images, {len(model['modalities'])} modalities."
-    said = f"{count} The manifest names them; images without a name got the nearest by colour."
-    if result["named_by"] == "k-means":
-        said = (
-            f"{count} They were found by K-means on the means and deviations of hue, saturation and value. No metadata and no "
-            "masks were used; the names come from the colours."
-        )
-    how_well = "" if silhouette is None else f"Mean silhouette {silhouette:.2f} (1 = far apart, 0 = touching)."
-    parts = tuple(_modality(run, one, result["modalities"].get(one["name"], 0)) for one in model["modalities"])
-    return Section("Modalities", (said, how_well), figure=figures.scatter(points), parts=parts)
-
-
-def _modality(run: Path, modality: Mapping[str, Any], count: int) -> Section:
-    relation = "brighter" if modality["polarity"] > 0 else "darker"
-    said = (
-        f"{modality['sentence']} to fit it, {count} in all. Objects are {relation} than the background "
-        f"(confidence {modality['polarity_confidence']:.2f})."
+    with (run / "embedding.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [one["name"] for one in model["modalities"]]
+    examples = {name: sorted((run / "samples" / name).glob("*.png")) for name in names}
+    places = [(float(row["x"]), float(row["y"]), row["modality"]) for row in rows]
+    figures.modalities(places, examples, run / FIGURES)
+    parts = (
+        *_number_of_modalities(run, result),
+        *(_modality(run, one, result) for one in model["modalities"]),
+        *_borders(run, result),
+        *_new(run, model, result, len(rows)),
     )
-    examples = sorted((run / "samples" / modality["name"]).glob("*.png"))
-    return Section(modality["name"], (said,), pictures=_present([picture(path, "") for path in examples]))
+    return Section("Modalities", _how_found(model, result, len(rows)), scatter=_scatter(run, rows, names), parts=parts)
+
+
+def _how_found(model: Mapping[str, Any], result: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    measured = {
+        "chroma": "mean colour, spread of colour and median brightness",
+        "hsv": "means and deviations of hue, saturation and value",
+    }[model["features"]]
+    said = f"{count} images, {len(model['modalities'])} modalities. "
+    if result["named_by"] == "k-means":
+        said += (
+            f"They were found by K-means on the {measured} of each image. No metadata and no masks were used; the names come "
+            "from the colours. Rename, merge or move in manifest.csv: every other verb obeys it, and discover --from divides "
+            "the rest around it."
+        )
+    else:
+        said += "A person named them; images without a name joined the nearest by colour."
+    if model["clahe"]:
+        said += " Dark images were enhanced (CLAHE) before they were measured."
+    if result["silhouette"] is None:
+        return (said,)
+    return said, f"Mean silhouette {result['silhouette']:.2f} (1 = far apart, 0 = touching)."
+
+
+def _scatter(run: Path, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> Scatter:
+    """Only the images that have a thumbnail are drawn where there are very many."""
+    shown = [row for row in rows if row["tile"]] or list(rows)
+    xs, ys = [float(row["x"]) for row in shown], [float(row["y"]) for row in shown]
+    colours = figures.colours_of(names)
+
+    def place(value: float, values: Sequence[float], size: int) -> float:
+        spread = max(values) - min(values)
+        share = (value - min(values)) / spread if spread > 0 else 0.5
+        return round(_MARGIN + share * (size - 2 * _MARGIN), 1)
+
+    points = tuple(
+        Point(
+            place(x, xs, _WIDTH),
+            _HEIGHT - place(y, ys, _HEIGHT),
+            colours.get(row["modality"], "#000000"),
+            f"{row['id']} ({row['modality']})",
+            row["tile"],
+            row["is_new"] == "1",
+        )
+        for row, x, y in zip(shown, xs, ys, strict=True)
+    )
+    counts = Counter(row["modality"] for row in rows)
+    legend = tuple((colours[name], f"{name} ({counts[name]})") for name in names)
+    sheet, columns = _sheet(run / "samples" / "_tiles.jpg")
+    return Scatter(points, legend, sheet, columns, _TILE_PX, _WIDTH, _HEIGHT)
+
+
+def _sheet(path: Path) -> tuple[str, int]:
+    if not path.is_file():
+        return "", 1
+    with Image.open(path) as file:
+        columns = file.width // _TILE_PX
+    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode(), columns
+
+
+def _number_of_modalities(run: Path, result: Mapping[str, Any]) -> tuple[Section, ...]:
+    tried = result["candidates"]
+    if not tried:
+        return ()
+    said = (
+        f"{result['k']} was taken: the largest number whose every modality is stable (Jaccard index of at least 0.95 when a "
+        "tenth of the images is left out) and has three images or more, and whose mean silhouette is within two standard "
+        "errors of the best."
+    )
+    files = figures.candidates(tried, result["k"], run / FIGURES)
+    header = ("modalities", "silhouette", "standard error", "least stable", "smallest")
+    table = [
+        (
+            str(one["k"]),
+            *(f"{one[name]:.3f}" for name in ("silhouette", "standard_error", "stability")),
+            str(one["smallest"]),
+        )
+        for one in tried
+    ]
+    return (Section("How many", (said,), table=[header, *table], pictures=_present([picture(files[0], "")])),)
+
+
+def _modality(run: Path, modality: Mapping[str, Any], result: Mapping[str, Any]) -> Section:
+    relation = "brighter" if modality["polarity"] > 0 else "darker"
+    name, silhouette = modality["name"], result["silhouettes"][modality["name"]]
+    said = (
+        f"{modality['sentence']} to fit it, {result['modalities'].get(name, 0)} in all. Objects are {relation} than the "
+        f"background (confidence {modality['polarity_confidence']:.2f})."
+    )
+    if silhouette is not None:
+        said += f" Silhouette {silhouette:.2f}."
+    examples = sorted((run / "samples" / name).glob("*.png"))
+    return Section(name, (said,), pictures=_present([picture(path, "") for path in examples]))
+
+
+def _borders(run: Path, result: Mapping[str, Any]) -> tuple[Section, ...]:
+    pictures = _present(
+        [
+            picture(run / "samples" / "_borders" / f"{place:02d}.png", " or ".join(one["between"]), one["id"])
+            for place, one in enumerate(result["borders"])
+        ]
+    )
+    said = (
+        "The images that are nearest to a second modality, nearest first; look at these before you trust the division."
+    )
+    return (Section("At the borders", (said,), pictures=pictures),) if pictures else ()
+
+
+def _new(run: Path, model: Mapping[str, Any], result: Mapping[str, Any], count: int) -> tuple[Section, ...]:
+    novelty, new = model["novelty"], result["new"]
+    said = (
+        f"{new['count']} of {count} images lie farther from every modality than {novelty['threshold']:.3f}. That "
+        "threshold comes from "
+        f"{novelty['n_images']} images of {novelty['calibrated_on']}; of further images like these, about "
+        f"{novelty['expected_false_alarms']:.0%} are expected beyond it. A modality that was never seen shows here first."
+    )
+    folder = sorted((run / "samples" / "_new").glob("*.png"))
+    pictures = [picture(path, name[:24], name) for path, name in zip(folder, new["ids"], strict=False)]
+    return (Section("Like nothing seen", (said,), pictures=_present(pictures)),)
 
 
 def train_style(run: Path) -> Section:

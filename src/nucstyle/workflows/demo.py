@@ -19,7 +19,7 @@ from nucstyle.data.run_folder import RunFolder, check_target, read_json
 from nucstyle.metrics.summary import summarise
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows.discover import Discovery, find_modalities, write_discovery
+from nucstyle.workflows.discover import DiscoverConfig, Discovery, find_modalities, write_discovery
 from nucstyle.workflows.evaluate import largest_modality, score_files
 from nucstyle.workflows.predict import predict_into
 from nucstyle.workflows.recipes import segmenter_recipe, style_recipe
@@ -90,11 +90,12 @@ def demo(
     check_target(out, resume=resume, overwrite=overwrite)
     dataset = open_dataset(sample_folder(), keep=True)
     table = {"verb": "demo", "seed": seed, "demo": to_table(config)}
-    found = find_modalities(dataset, k=config.k, seed=seed, progress=progress)
+    settings = DiscoverConfig(k=config.k, seed=seed)
+    found = find_modalities(dataset, settings, progress=progress)
     named = dataset.with_records(found.records)
     with RunFolder.open(out, table, resume=resume, overwrite=overwrite) as run:
         run.write_environment(device=place, precision="see the runs in it")
-        _discover(run.path / "modalities", named, found, config, seed)
+        _discover(run.path / "modalities", named, found, settings)
         _train_style(run.path / "style", named, found, config, seed, place, progress)
         arms: dict[str, Any] = {}
         for arm in config.arms:
@@ -115,9 +116,9 @@ def demo(
     return result
 
 
-def _discover(path: Path, dataset: Dataset, found: Discovery, config: DemoConfig, seed: int) -> None:
-    with RunFolder.open(path, {"verb": "discover", "k": config.k, "seed": seed}, resume=True) as run:
-        write_discovery(run, dataset, found, seed=seed)
+def _discover(path: Path, dataset: Dataset, found: Discovery, settings: DiscoverConfig) -> None:
+    with RunFolder.open(path, settings.to_table(), resume=True) as run:
+        write_discovery(run, dataset, found, seed=settings.seed)
 
 
 def _train_style(

@@ -3,25 +3,105 @@
 from __future__ import annotations
 
 import csv
+import difflib
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from nucstyle.core.clahe import IMPLEMENTATION, ClaheConfig
+from nucstyle.core.config import build, with_overrides
+from nucstyle.core.errors import OptionError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
-from nucstyle.data.image_io import write_png
-from nucstyle.data.manifest import Record, write_manifest
+from nucstyle.data.image_io import write_jpeg, write_png
+from nucstyle.data.manifest import Record, read_manifest, write_manifest
 from nucstyle.data.run_folder import RunFolder, check_target, read_json, write_json
-from nucstyle.modality.clustering import ModalityModel, silhouette
-from nucstyle.modality.features import ImageStatistics, measure
+from nucstyle.modality.clustering import Candidate, choose_k, kmeans_around, silhouettes
+from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
+from nucstyle.modality.model import ModalityModel, Recognition
 from nucstyle.report.page import write_report
+from nucstyle.workflows.statistics import measure_all, stacked
 
+DEFAULT_K = 6
+"""The paper's."""
 THUMBNAILS, THUMBNAIL_PX = 8, 128
+BORDERS = 12
+"""So many images nearest to a border, and at most so many new ones, are shown."""
+TILES, TILE_PX, TILE_COLUMNS = 1024, 96, 32
+"""The scatter of the page shows at most so many images when pointed at, from one picture of square tiles."""
+_SIMILAR = 0.9
+"""Two names that agree this much are likely to be one, misspelt."""
+
+K = int | Literal["auto"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoverConfig:
+    """What determines the modalities, besides the images."""
+
+    k: K = None
+    """How many: a number, `auto`, or None = as many as are named, and 6 where none is."""
+    features: Features = "chroma"
+    """`hsv` = the paper's."""
+    clahe: ClaheConfig | None = None
+    """Enhance dark images before they are measured."""
+    seed: int = 0
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain values for `config.toml`."""
+        table: dict[str, Any] = {"verb": "discover", "seed": self.seed, "features": self.features}
+        if self.k is not None:
+            table["k"] = self.k
+        if self.clahe:
+            table["clahe"] = {**asdict(self.clahe), "implementation": IMPLEMENTATION}
+        return table
+
+
+def discover_config(
+    *,
+    k: str | int | None = None,
+    features: str = "chroma",
+    clahe: bool = False,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+) -> DiscoverConfig:
+    """Settle what a person typed.
+
+    Args:
+        k: A number of at least 1, `auto`, or None.
+        features: `chroma` or `hsv`.
+        clahe: Whether dark images are enhanced.
+        overrides: `key=value` on top of `ClaheConfig`; only with `clahe`.
+        seed: Of K-means.
+
+    Raises:
+        OptionError: A value that is not allowed.
+        ConfigError: An override that is not allowed.
+    """
+    if k is not None and k != "auto" and not (str(k).isdecimal() and int(k) >= 1):
+        msg = f"--k {k}: give a number of at least 1, or auto"
+        raise OptionError(msg)
+    if features not in FEATURES:
+        msg = f"--features {features}: unknown; known: {', '.join(FEATURES)}"
+        raise OptionError(msg)
+    if overrides and not clahe:
+        msg = f"--set {overrides[0]}: settings of --clahe, which is not given; add --clahe"
+        raise OptionError(msg)
+    return DiscoverConfig(
+        k="auto" if k == "auto" else None if k is None else int(k),
+        features=FEATURES[FEATURES.index(features)],
+        clahe=build(ClaheConfig, with_overrides(ClaheConfig, {}, overrides), where="--set") if clahe else None,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +113,12 @@ class Discovery:
     """As given, each with its modality."""
     statistics: tuple[ImageStatistics, ...]
     """Of each image."""
+    recognised: tuple[Recognition, ...]
+    """What the model says of each image; a name that a person gave counts nevertheless."""
     is_named: bool
-    """Whether the manifest named the modalities, instead of K-means."""
+    """Whether names were given, instead of everything by K-means."""
+    candidates: tuple[Candidate, ...] = ()
+    """What `--k auto` tried."""
 
 
 def discover(
@@ -42,9 +126,10 @@ def discover(
     out: Path,
     *,
     progress: Progress = SILENT,
-    k: int = 6,
-    seed: int = 0,
+    config: DiscoverConfig | None = None,
+    anchors: Path | None = None,
     format: str | None = None,  # noqa: A002
+    cache: bool = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -52,11 +137,12 @@ def discover(
 
     Args:
         data: A folder, file, glob or manifest.
-        out: The run folder: `manifest.csv`, `modality.json`, `embedding.csv`, `samples/`, `report.html`.
+        out: The run folder: `manifest.csv`, `modality.json`, `embedding.csv`, `samples/`, `figures/`, `report.html`.
         progress: Shown to the person.
-        k: How many modalities; 6 in the paper.
-        seed: Of K-means.
+        config: Settings; None = defaults.
+        anchors: A manifest whose modalities hold for the images that it names; the others are divided around them.
         format: Layout of the data; None = find out.
+        cache: Whether to use what was measured of the same files before.
         resume: Go on in `out`.
         overwrite: Replace a run in `out`.
 
@@ -66,96 +152,220 @@ def discover(
     Raises:
         InputError: The data or the options are at fault.
     """
+    config = config or DiscoverConfig()
     dataset = open_dataset(data, format=format)
-    inputs = [Path(data), *dataset.files]
+    inputs = [Path(data), *dataset.files, *([anchors] if anchors else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
-    found = find_modalities(dataset, k=k, seed=seed, progress=progress)
-    config = {"verb": "discover", "k": k, "seed": seed, "images": len(dataset)}
-    with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
-        run.write_environment(device="cpu", precision="fp64")
-        write_discovery(run, dataset, found, seed=seed)
+    if anchors:
+        dataset = _anchored(dataset, anchors, progress)
+    found = find_modalities(dataset, config, progress=progress, cache=cache)
+    table = {**config.to_table(), "images": len(dataset)}
+    with RunFolder.open(out, table, resume=resume, overwrite=overwrite, inputs=inputs) as run:
+        run.write_environment(device="cpu", precision="fp32")
+        write_discovery(run, dataset, found, seed=config.seed)
         write_report(run.path)
     return out
 
 
-def find_modalities(dataset: Dataset, *, k: int, seed: int, progress: Progress) -> Discovery:
+def _anchored(dataset: Dataset, anchors: Path, progress: Progress) -> Dataset:
+    """The data set with the modalities that a manifest gives to some of its images."""
+    given = {record.id: record.modality for record in read_manifest(anchors) if record.modality}
+    known = given.keys() & {record.id for record in dataset.records}
+    if not known:
+        msg = f"{anchors}: names no modality of any image of the data; --from takes a manifest.csv of the same images"
+        raise OptionError(msg)
+    if len(known) < len(given):
+        progress.say(f"{anchors}: {len(given) - len(known)} of its {len(given)} named images are not in the data")
+    return dataset.with_records(
+        [replace(record, modality=given.get(record.id, record.modality)) for record in dataset.records]
+    )
+
+
+def find_modalities(
+    dataset: Dataset, config: DiscoverConfig, *, progress: Progress = SILENT, cache: bool = True
+) -> Discovery:
     """Measure every image, fit on the training part (on all where nothing is divided), apply to the rest.
 
-    Where the manifest already names modalities of training images, these names hold and are only described; images without a
-    name get the nearest.
+    Where training images already have a modality, it holds: the other images are divided around those. Whether an image is new is
+    calibrated on the validation part where there is one.
     """
-    progress.start("measure colours", len(dataset), "image")
-    statistics = []
-    for number, sample in enumerate(dataset, start=1):
-        statistics.append(measure(sample.image))
-        progress.advance(number)
-    fitted = [index for index, record in enumerate(dataset.records) if record.split in ("train", None)]
-    fitted = fitted or list(range(len(dataset)))
-    named = {index: name for index in fitted if (name := dataset.records[index].modality)}
-    if named:
-        model = ModalityModel.from_groups([statistics[index] for index in named], list(named.values()))
-    else:
-        model = ModalityModel.fit([statistics[index] for index in fitted], k=k, seed=seed)
-    nearest = model.distances(np.stack([one.features for one in statistics])).argmin(axis=1)
-    records = tuple(
-        replace(record, modality=record.modality or model.names[int(number)])
-        for record, number in zip(dataset.records, nearest, strict=True)
+    statistics = measure_all(dataset, features=config.features, clahe=config.clahe, progress=progress, cache=cache)
+    points, records = stacked(statistics), dataset.records
+    train = [index for index, record in enumerate(records) if record.split in ("train", None)]
+    validation = [index for index, record in enumerate(records) if record.split == "validation"]
+    train = train or list(range(len(records)))
+    groups, candidates = _divide(points[train], [records[index].modality for index in train], config)
+    model = ModalityModel.from_groups(
+        [statistics[index] for index in train], groups, features=config.features, clahe=config.clahe
+    ).calibrated(points[[index for index in validation if index not in set(train)]])
+    recognised = tuple(map(model.recognise, points))
+    named = tuple(
+        replace(record, modality=record.modality or said.name) for record, said in zip(records, recognised, strict=True)
     )
-    counts = Counter(str(record.modality) for record in records)
-    source = "named by the manifest" if named else "found"
-    progress.say(f"modalities {source}: " + ", ".join(f"{name} ({counts[name]} images)" for name in sorted(counts)))
-    return Discovery(model, records, tuple(statistics), bool(named))
+    found = Discovery(
+        model, named, tuple(statistics), recognised, any(isinstance(group, str) for group in groups), candidates
+    )
+    for line in _remarks(found, config):
+        progress.say(line)
+    return found
+
+
+def _divide(
+    points: Array, names: Sequence[str | None], config: DiscoverConfig
+) -> tuple[list[int | str], tuple[Candidate, ...]]:
+    """The group of each training image: the name it has, else a number or the name of the group it joins."""
+    known = sorted({name for name in names if name})
+    candidates: tuple[Candidate, ...] = ()
+    k = config.k or (len(known) or DEFAULT_K)
+    if k == "auto":
+        k, candidates = (len(known), ()) if known else choose_k(points, seed=config.seed)
+    groups = kmeans_around(points, [known.index(name) if name else None for name in names], k, seed=config.seed)
+    return [known[group] if group < len(known) else int(group) for group in groups], candidates
+
+
+def _remarks(found: Discovery, config: DiscoverConfig) -> list[str]:
+    """What a person should know at once."""
+    counts = Counter(str(record.modality) for record in found.records)
+    parts = Counter(record.split or "not divided" for record in found.records)
+    source = "named" if found.is_named else "found"
+    lines = [f"parts: {', '.join(f'{count} {part}' for part, count in parts.items())}"]
+    if parts.keys() & {"validation", "test"} and "train" in parts:
+        lines[0] += "; modalities are fitted to train and applied to the rest"
+    lines.append(f"modalities {source}: " + ", ".join(f"{name} ({counts[name]} images)" for name in sorted(counts)))
+    made = len(found.model.names)
+    if isinstance(config.k, int | None) and not found.is_named and made < (config.k or DEFAULT_K):
+        lines.append(f"asked for {config.k or DEFAULT_K} modalities, made {made}: there are no more different images")
+    lines.extend(
+        f"modality {name!r} has one image; more of its kind, or a smaller --k, would serve better"
+        for name in found.model.names
+        if counts[name] == 1 and len(found.records) > 1
+    )
+    for one, other in combinations(sorted(counts), 2):
+        if _looks_misspelt(one, other):
+            lines.append(
+                f"modalities {one!r} and {other!r} differ by a letter or two; correct the manifest if they are one"
+            )
+    new = sum(one.is_new for one in found.recognised)
+    if new:
+        lines.append(f"{new} images look like none of the modalities (column is_new of embedding.csv)")
+    return lines
+
+
+def _looks_misspelt(one: str, other: str) -> bool:
+    if re.sub(r"-\d+$", "", one) == re.sub(r"-\d+$", "", other):  # purple-on-white and purple-on-white-2 are both ours
+        return False
+    return difflib.SequenceMatcher(None, one, other).ratio() >= _SIMILAR
 
 
 def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed: int) -> None:
     """Write everything that `report` and later verbs read."""
-    features = np.stack([one.features for one in found.statistics])
+    points = stacked(found.statistics)
     names = [str(record.modality) for record in found.records]
+    distances = found.model.distances(points)
+    borders = _borders(distances)
     write_manifest(run.path / "manifest.csv", found.records)
     write_json(run.path / "modality.json", found.model.state())
-    _write_embedding(run.path / "embedding.csv", found, features)
-    for modality in found.model.names:
-        _write_thumbnails(run.path / "samples" / modality, modality, dataset, found, features)
+    tiles = _shown(found)
+    _write_embedding(run.path / "embedding.csv", found, points, borders, tiles)
+    samples = run.path / "samples"
+    for number, modality in enumerate(found.model.names):
+        members = [index for index, name in enumerate(names) if name == modality]
+        nearest = sorted(members, key=lambda index: float(distances[index, number]))
+        _write_thumbnails(samples / modality, dataset, nearest[:THUMBNAILS])
+    # Folders of modalities have no underscore in their names, so these are safe.
+    near = [int(index) for index in np.argsort(-borders, kind="stable") if borders[index] > 0][:BORDERS]
+    new = sorted(
+        (i for i, one in enumerate(found.recognised) if one.is_new), key=lambda i: -found.recognised[i].distance
+    )
+    _write_thumbnails(samples / "_borders", dataset, near)
+    _write_thumbnails(samples / "_new", dataset, new[:BORDERS])
+    _write_tiles(samples / "_tiles.jpg", dataset, list(tiles))
+    order = np.argsort(distances, axis=1, kind="stable")
+    values = silhouettes(points, names)
     run.write_result(
         {
             "format": 1,
             "verb": "discover",
             "seed": seed,
             "k": len(found.model.names),
-            "named_by": "manifest" if found.is_named else "k-means",
-            "silhouette": silhouette(features, names),
+            "named_by": "person" if found.is_named else "k-means",
+            "silhouette": _mean(values),
             "modalities": {name: names.count(name) for name in found.model.names},
+            "silhouettes": {
+                name: _mean(None if values is None else values[[other == name for other in names]])
+                for name in found.model.names
+            },
+            "candidates": [asdict(one) for one in found.candidates],
+            "borders": [
+                {"id": found.records[i].id, "between": [found.model.names[number] for number in order[i, :2]]}
+                for i in near
+            ],
+            "new": {"count": len(new), "ids": [found.records[i].id for i in new]},
         }
     )
 
 
-def _write_embedding(path: Path, found: Discovery, features: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
+def describe(run: Path) -> list[str]:
+    """A line on each modality of a finished run, for the terminal."""
+    counts = read_json(run / "result.json")["modalities"]
+    found = read_modality_model(run / "modality.json").modalities
+    return [f"{one.name}: {one.sentence} to fit it, {counts[one.name]} in all" for one in found]
+
+
+def _mean(values: Array | None) -> float | None:
+    return None if values is None or np.isnan(values).all() else float(np.nanmean(values))
+
+
+def _borders(distances: Array) -> Array:
+    """(N, K) -> (N,): distance to the nearest modality over that to the second; 1 = on a border, 0 = far from any."""
+    if distances.shape[1] < 2:
+        return np.zeros(len(distances))
+    nearest = np.sort(distances, axis=1)[:, :2]
+    return np.divide(nearest[:, 0], nearest[:, 1], out=np.zeros(len(distances)), where=nearest[:, 1] > 0)
+
+
+def _shown(found: Discovery) -> dict[int, int]:
+    """The images that the page can show, in turn from each modality: index -> tile."""
+    members: dict[str, list[int]] = {}
+    for index, record in enumerate(found.records):
+        members.setdefault(str(record.modality), []).append(index)
+    turns = sorted((place, index) for own in members.values() for place, index in enumerate(own))
+    return {index: tile for tile, index in enumerate(sorted(index for _, index in turns[:TILES]))}
+
+
+def _write_embedding(path: Path, found: Discovery, points: Array, borders: Array, tiles: dict[int, int]) -> None:
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "x", "y", "modality"])
-        for record, (x, y) in zip(found.records, found.model.embed(features), strict=True):
-            writer.writerow([record.id, f"{x:.6f}", f"{y:.6f}", record.modality])
+        writer.writerow(["id", "x", "y", "modality", "distance", "border", "is_new", "tile"])
+        places = found.model.embed(points)
+        for index, (record, (x, y), said) in enumerate(zip(found.records, places, found.recognised, strict=True)):
+            numbers_ = (f"{said.distance:.6f}", f"{borders[index]:.4f}", int(said.is_new), tiles.get(index, ""))
+            writer.writerow([record.id, f"{x:.6f}", f"{y:.6f}", record.modality, *numbers_])
 
 
-def _write_thumbnails(
-    folder: Path,
-    modality: str,
-    dataset: Dataset,
-    found: Discovery,
-    features: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> None:
-    """The images nearest to the centre of a modality, nearest first."""
+def _write_thumbnails(folder: Path, dataset: Dataset, indices: Sequence[int]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    members = [index for index, record in enumerate(found.records) if record.modality == modality]
-    distance = found.model.distances(features)[:, found.model.names.index(modality)]
-    for place, index in enumerate(sorted(members, key=lambda index: float(distance[index]))[:THUMBNAILS]):
-        write_png(folder / f"{place:02d}.png", thumbnail(dataset[index].image))
+    for place, index in enumerate(indices):
+        write_png(folder / f"{place:02d}.png", thumbnail(dataset.image(index)))
 
 
-def thumbnail(image: Tensor) -> Tensor:
-    """(3, H, W) -> (3, h, w) whose longer side is at most `THUMBNAIL_PX`."""
+def _write_tiles(path: Path, dataset: Dataset, indices: Sequence[int]) -> None:
+    """All images of the scatter in one picture, `TILE_COLUMNS` square tiles a row, each image in the middle of its tile."""
+    rows = -(-len(indices) // TILE_COLUMNS)
+    sheet = torch.ones(3, rows * TILE_PX, min(len(indices), TILE_COLUMNS) * TILE_PX)
+    for tile, index in enumerate(indices):
+        small = thumbnail(dataset.image(index), TILE_PX)
+        height, width = small.shape[1:]
+        top = tile // TILE_COLUMNS * TILE_PX + (TILE_PX - height) // 2
+        left = tile % TILE_COLUMNS * TILE_PX + (TILE_PX - width) // 2
+        sheet[:, top : top + height, left : left + width] = small
+    write_jpeg(path, sheet)
+
+
+def thumbnail(image: Tensor, longest: int = THUMBNAIL_PX) -> Tensor:
+    """(3, H, W) -> (3, h, w) whose longer side is at most `longest`."""
     height, width = int(image.shape[1]), int(image.shape[2])
-    factor = min(1.0, THUMBNAIL_PX / max(height, width))
+    factor = min(1.0, longest / max(height, width))
     return resize_image(image, (max(1, round(height * factor)), max(1, round(width * factor))))
 
 

@@ -12,7 +12,7 @@ from nucstyle.core.errors import WeightsError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import Precision, autocast, resolve_precision
 from nucstyle.data.weights import Weights, load_state, load_weights, save_weights
-from nucstyle.modality.clustering import ModalityModel
+from nucstyle.modality.model import ModalityModel
 from nucstyle.segmentation.detector import Segmenter
 from nucstyle.style.model import StyleModel
 

@@ -17,13 +17,13 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
 from nucstyle.data.run_folder import RunFolder, check_target
-from nucstyle.modality.clustering import ModalityModel
+from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import style_grid
 from nucstyle.style.model import StyleModel
 from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
-from nucstyle.workflows.discover import find_modalities, numbers, write_discovery
+from nucstyle.workflows.discover import DiscoverConfig, find_modalities, numbers, write_discovery
 from nucstyle.workflows.load import WEIGHTS, save_style
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
@@ -60,7 +60,7 @@ def train_style(
     recipe: str = "lite",
     overrides: Sequence[str] = (),
     seed: int = 0,
-    k: int = 6,
+    k: int | None = None,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     resume: bool = False,
@@ -75,7 +75,7 @@ def train_style(
         recipe: Name or file.
         overrides: `key=value` on top of the recipe.
         seed: Of everything random.
-        k: How many modalities to discover.
+        k: How many modalities to discover; None = as many as are named, and 6 where none is.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         resume: Go on in `out`; on a CPU to the same bits as without the interruption.
@@ -93,13 +93,17 @@ def train_style(
     dataset = open_dataset(data, format=format)
     inputs = [Path(data), Path(recipe), *dataset.files]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
-    train = dataset.training_part()
-    found = find_modalities(train, k=k, seed=seed, progress=progress)
-    named = train.with_records(found.records)
-    style_run = StyleRun(named, found.model, settled, seed, place)
+    dataset.training_part()  # refuses data without training images before anything is measured
+    settings = DiscoverConfig(k=k, seed=seed)
+    seen = dataset.part("train", "validation", None)  # validation images only say from where on an image is new
+    found = find_modalities(seen, settings, progress=progress)
+    named = seen.with_records(found.records)
+    train = named.training_part()
+    train.read_all(progress)
+    style_run = StyleRun(train, found.model, settled, seed, place)
     style_run_batches(style_run)  # refuses what cannot be trained on, before anything is written
     with RunFolder.open(out, style_run.config(), resume=resume, overwrite=overwrite, inputs=inputs) as run:
-        with RunFolder.open(run.path / "modalities", {"verb": "discover", "k": k, "seed": seed}, resume=True) as sub:
+        with RunFolder.open(run.path / "modalities", settings.to_table(), resume=True) as sub:
             write_discovery(sub, named, found, seed=seed)
         fit_style(run, style_run, progress=progress)
         write_report(run.path)

@@ -1,0 +1,94 @@
+"""Colour statistics of a whole data set: in parallel, in bounded memory, from the cache where a file is known."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from nucstyle.core.clahe import ClaheConfig
+from nucstyle.core.protocols import Progress
+from nucstyle.data.cache import Cache, content_key, open_cache
+from nucstyle.data.dataset import Dataset
+from nucstyle.modality.features import Features, ImageStatistics
+from nucstyle.modality.model import measure_as
+
+_KIND = "colour-statistics-1"
+"""Count up when what is measured changes."""
+_MOST_THREADS, _AHEAD = 16, 4
+"""At most this many threads, each at most so many images ahead of what has been asked for."""
+_ARRAYS = ("features", "background", "darkest", "brightest")
+
+
+def measure_all(
+    dataset: Dataset, *, features: Features, clahe: ClaheConfig | None, progress: Progress, cache: bool = True
+) -> list[ImageStatistics]:
+    """Measure every image; labels are not read.
+
+    Args:
+        dataset: The images; one that keeps what it reads is measured from memory and not cached.
+        features: Which features to measure.
+        clahe: What dark images go through before, or None.
+        progress: Shown to the person.
+        cache: Whether to look up, and to remember, what was measured of files before.
+
+    Raises:
+        ImageError: The first image that cannot be used.
+    """
+    progress.start("measure colours", len(dataset), "image")
+    measured = []
+    with open_cache(_KIND, use=cache and not dataset.keeps) as known:
+        for index, (key, statistics) in enumerate(_measured(dataset, features, clahe, known)):
+            measured.append(statistics)
+            if key is not None:
+                known.put(key, _to_values(statistics))
+            progress.advance(index + 1)
+    return measured
+
+
+def _measured(
+    dataset: Dataset, features: Features, clahe: ClaheConfig | None, known: Cache
+) -> Iterator[tuple[str | None, ImageStatistics]]:
+    """In order; with the key under which to keep what was not known."""
+
+    def work(index: int) -> ImageStatistics:
+        return measure_as(dataset.image(index), features, clahe)
+
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    waiting: deque[tuple[str | None, ImageStatistics | Future[ImageStatistics]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for index, record in enumerate(dataset.records):
+                key = content_key(record.image, features, clahe) if known.is_open else None
+                value = known.get(key) if key is not None else None
+                if value is not None:
+                    waiting.append((None, _from_values(value)))
+                else:
+                    waiting.append((key, pool.submit(work, index)))
+                if len(waiting) > threads * _AHEAD:
+                    yield _settled(*waiting.popleft())
+            while waiting:
+                yield _settled(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _settled(key: str | None, result: ImageStatistics | Future[ImageStatistics]) -> tuple[str | None, ImageStatistics]:
+    return key, result if isinstance(result, ImageStatistics) else result.result()
+
+
+def _to_values(statistics: ImageStatistics) -> dict[str, Any]:
+    return {"skew": statistics.skew} | {name: getattr(statistics, name).tolist() for name in _ARRAYS}
+
+
+def _from_values(values: dict[str, Any]) -> ImageStatistics:
+    return ImageStatistics(skew=values["skew"], **{name: np.array(values[name], float) for name in _ARRAYS})
+
+
+def stacked(statistics: Sequence[ImageStatistics]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """(N, D) features."""
+    return np.stack([one.features for one in statistics])
