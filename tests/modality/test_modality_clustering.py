@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nucstyle.modality import clustering
-from nucstyle.modality.clustering import centres_of, choose_k, kmeans, kmeans_around, nearest_group
+from nucstyle.modality.clustering import centres_of, choose_k, kmeans, kmeans_around, nearest_group, without_tiny
 
 
 @pytest.fixture
@@ -27,9 +27,8 @@ def test_the_number_of_groups_is_found_and_the_reason_is_given(blobs):
     assert k == 4
     assert [one.k for one in candidates] == list(range(2, clustering.MOST_MODALITIES + 1))
     four = candidates[2]
-    assert four.is_sound
     assert four.stability == 1
-    assert four.smallest == 6
+    assert four.modalities == 4
     assert four.silhouette == max(one.silhouette for one in candidates)
     assert same(kmeans(points, k, seed=0).labels_, groups)
 
@@ -57,7 +56,21 @@ def test_of_many_points_a_sample_decides(blobs, monkeypatch):
     monkeypatch.setattr(clustering, "_MOST_IMAGES", 60)
     k, candidates = choose_k(np.concatenate([blobs[0]] * 3), seed=0)
     assert k == 4
-    assert candidates[0].smallest < 60
+    assert len(candidates) == clustering.MOST_MODALITIES - 1
+
+
+def test_one_or_two_odd_points_do_not_hide_the_groups_and_join_the_nearest(blobs):
+    points, groups = blobs
+    odd = np.concatenate([points, [[0, 3.0, 0, 1.2]]])
+    k, candidates = choose_k(odd, seed=0)
+    assert k == 5
+    assert candidates[3].modalities == 4
+    found = without_tiny(odd, kmeans(odd, k, seed=0).labels_)
+    assert same(found, np.append(groups, 2))
+
+
+def test_points_that_are_all_odd_are_one_group():
+    assert without_tiny(np.eye(4), np.arange(4)).tolist() == [0] * 4
 
 
 def test_a_group_found_by_kmeans_has_its_mean_for_a_centre(blobs):

@@ -27,7 +27,7 @@ SUBSAMPLES, SUBSAMPLE_SHARE = 20, 0.9
 MIN_STABILITY = 0.95
 """A modality of which more than this is lost (Jaccard index) when a tenth of the images is left out is not trusted."""
 MIN_SIZE = 3
-"""Fewer images than this are no modality that `--k auto` would call one."""
+"""Fewer images than this are no modality for `--k auto`: they join the nearest one."""
 MIN_SILHOUETTE = 0.25
 """Below it there is no structure (Kaufman and Rousseeuw 1990): one modality."""
 _MOST_IMAGES = 3000
@@ -49,14 +49,10 @@ class Candidate:
     standard_error: float
     """Of that mean."""
     stability: float
-    """Of the least stable group: mean Jaccard index with the most similar group found without a tenth of the images."""
-    smallest: int
-    """Images in the smallest group."""
-
-    @property
-    def is_sound(self) -> bool:
-        """Every group is stable, and none is too small to be one."""
-        return self.stability >= MIN_STABILITY and self.smallest >= MIN_SIZE
+    """Of the least stable group of at least `MIN_SIZE` images: mean Jaccard index with the most similar group that is found
+    without a tenth of the images."""
+    modalities: int
+    """Groups of at least `MIN_SIZE` images."""
 
 
 def kmeans(features: Array, k: int, *, seed: int) -> KMeans:
@@ -75,21 +71,22 @@ def kmeans(features: Array, k: int, *, seed: int) -> KMeans:
 def choose_k(features: Array, *, seed: int) -> tuple[int, tuple[Candidate, ...]]:
     """How many groups there are.
 
-    Among the numbers whose every group is stable under resampling (Hennig 2007, Cluster-wise assessment of cluster
-    stability) and not tiny, the *largest* whose mean silhouette is within two standard errors of the best: too coarse a
-    division mixes stains, one that is a little too fine costs nothing.
+    Among the numbers whose groups, but for tiny ones, are stable under resampling (Hennig 2007, Cluster-wise assessment of
+    cluster stability), the *largest* whose mean silhouette is within two standard errors of the best: too coarse a division
+    mixes stains, one that is a little too fine costs nothing.
 
     Args:
         features: (N, D); of more than 3,000 a sample is looked at.
         seed: Of K-means and the samples.
 
     Returns:
-        The number, and everything that was tried, for a curve. 1 if nothing is sound or there is no structure.
+        The number, and everything that was tried, for a curve. 1 if nothing is stable or there is no structure. Images of
+        groups under `MIN_SIZE` are still to be given to the others, with `without_tiny`.
     """
     features = features[_shuffled(len(features), seed, "choose k")[:_MOST_IMAGES]]
     most = min(MOST_MODALITIES, len(np.unique(features, axis=0)), len(features) - 1)
     candidates = tuple(_candidate(features, k, seed=seed) for k in range(2, most + 1))
-    sound = [one for one in candidates if one.is_sound]
+    sound = [one for one in candidates if one.modalities > 1 and one.stability >= MIN_STABILITY]
     best = max(sound, key=lambda one: one.silhouette, default=None)
     if best is None or best.silhouette < MIN_SILHOUETTE:
         return 1, candidates
@@ -107,12 +104,13 @@ def _candidate(features: Array, k: int, *, seed: int) -> Candidate:
     for turn in range(SUBSAMPLES):
         part = _shuffled(len(features), seed, "stability", turn)[: max(2, round(SUBSAMPLE_SHARE * len(features)))]
         agreement.append(_jaccard(groups[part], kmeans(features[part], k, seed=seed).labels_, k))
+    large = np.bincount(groups, minlength=k) >= MIN_SIZE
     return Candidate(
         k=k,
         silhouette=float(values.mean()),
         standard_error=float(values.std() / np.sqrt(len(values))),
-        stability=float(np.mean(agreement, axis=0).min()),
-        smallest=int(np.bincount(groups).min()),
+        stability=float(np.mean(agreement, axis=0)[large].min(initial=1.0)),
+        modalities=int(large.sum()),
     )
 
 
@@ -123,6 +121,15 @@ def _jaccard(groups: Groups, others: Groups, k: int) -> Array:
     values = np.zeros(k)
     values[np.unique(groups)] = (shared / union).max(axis=1)
     return values
+
+
+def without_tiny(features: Array, groups: Groups) -> Groups:
+    """(N,) the groups after the images of those under `MIN_SIZE` have joined the nearest of the others."""
+    large = np.flatnonzero(np.bincount(groups) >= MIN_SIZE)
+    if not len(large):
+        return np.zeros_like(groups)
+    centres = [features[groups == group].mean(axis=0, keepdims=True) for group in large]
+    return np.where(np.isin(groups, large), groups, large[nearest_group(features, centres)])
 
 
 def centres_of(features: Array, groups: Groups) -> list[Array]:

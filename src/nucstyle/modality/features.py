@@ -29,8 +29,8 @@ N_FEATURES: dict[Features, int] = {"chroma": 5, "hsv": 6}
 
 _TAIL = 0.05
 """Share of the pixels at either end of the grey scale that is taken for objects when colours are put into words."""
-_MOST_PX, _MOST_SORTED_PX = 256 * 256, 128 * 128
-"""Larger images are thinned to a regular grid of about so many pixels: means need no more, and medians less."""
+_MOST_PX = 128 * 128
+"""Larger images are thinned to a regular grid of about so many pixels: means and medians need no more."""
 _CHROMA_SCALE, _SPREAD_SCALE, _CONTRAST_SCALE = 4.0, 2.0, 0.5
 """Chroma of stains is small beside the range of the value, and contrast differs from field to field of one modality; from the
 middle of the plateau found on train + validation of DSB 2018."""
@@ -68,11 +68,10 @@ def measure(image: Tensor, *, features: Features = "chroma") -> ImageStatistics:
         Its statistics; a constant image has spreads and skew 0.
     """
     image = image.detach().cpu().float()
-    pixels = _thinned(image, _MOST_PX)
-    few = _thinned(image, _MOST_SORTED_PX).flatten(1)
-    tails = _tails(few)
+    pixels = _thinned(image).flatten(1)
+    tails = _tails(pixels)
     return ImageStatistics(
-        features=(_chroma(pixels, few) if features == "chroma" else _hsv(pixels)).round(_DIGITS),
+        features=(_chroma(pixels) if features == "chroma" else _hsv(pixels)).round(_DIGITS),
         background=tails[0],
         darkest=tails[1],
         brightest=tails[2],
@@ -81,13 +80,13 @@ def measure(image: Tensor, *, features: Features = "chroma") -> ImageStatistics:
     )
 
 
-def _thinned(image: Tensor, most: int) -> Tensor:
-    stride = math.ceil(math.sqrt(image[0].numel() / most))
+def _thinned(image: Tensor) -> Tensor:
+    stride = math.ceil(math.sqrt(image[0].numel() / _MOST_PX))
     return image[:, ::stride, ::stride].contiguous() if stride > 1 else image
 
 
-def _chroma(pixels: Tensor, few: Tensor) -> Array:
-    """(3, H, W) and some of it (3, N) -> (5,): saturation times value at the angle of the hue, as a vector, and the value."""
+def _chroma(pixels: Tensor) -> Array:
+    """(3, N) -> (5,): saturation times value at the angle of the hue, as a vector, and the value."""
     red, green, blue = pixels
     along_red = red - (green + blue) * 0.5
     across = (green - blue) * (math.sqrt(3) / 2)
@@ -95,7 +94,7 @@ def _chroma(pixels: Tensor, few: Tensor) -> Array:
     across_variance, across_mean = torch.var_mean(across, correction=0)
     # The root of the spread: a few purple nuclei on a grey field should tell it from a field without any colour.
     spread = float(red_variance + across_variance) ** 0.25
-    value = few.amax(dim=0)
+    value = pixels.amax(dim=0)
     return np.array(
         [
             _CHROMA_SCALE * float(red_mean),
@@ -108,21 +107,22 @@ def _chroma(pixels: Tensor, few: Tensor) -> Array:
 
 
 def _hsv(pixels: Tensor) -> Array:
-    """(3, H, W) -> (6,)."""
-    hsv = rgb2hsv(pixels.permute(1, 2, 0).double().numpy()).reshape(-1, 3)
+    """(3, N) -> (6,)."""
+    hsv = rgb2hsv(pixels.T.double().numpy())
     return np.concatenate([hsv.mean(axis=0), hsv.std(axis=0)])
 
 
-def _tails(few: Tensor) -> tuple[Array, Array, Array, float]:
+def _tails(pixels: Tensor) -> tuple[Array, Array, Array, float]:
     """(3, N) -> median, darkest and brightest RGB, and (mean - median) / deviation of the grey values, in [-1, 1]."""
-    pixels = few.numpy()
-    grey = pixels.mean(axis=0)
+    colours = pixels.numpy()
+    grey = colours.mean(axis=0)
     tail, middle = max(1, round(_TAIL * grey.size)), grey.size // 2
-    order = np.argpartition(grey, sorted({tail - 1, middle, grey.size - tail}))
-    darkest, brightest = (pixels[:, part].mean(axis=1) for part in (order[:tail], order[grey.size - tail :]))
+    ordered = np.partition(grey, sorted({tail - 1, middle, grey.size - tail}))
+    median = float(ordered[middle])
+    darkest, brightest = (colours[:, part].mean(axis=1) for part in (grey <= ordered[tail - 1], grey >= ordered[-tail]))
     deviation = float(grey.std(dtype=np.float64))
-    skew = (float(grey.mean(dtype=np.float64)) - float(grey[order[middle]])) / deviation if deviation > 1e-6 else 0.0
-    background = few.median(dim=1).values.numpy()
+    skew = (float(grey.mean(dtype=np.float64)) - median) / deviation if deviation > 1e-6 else 0.0
+    background = np.partition(colours, middle, axis=1)[:, middle]
     return background.astype(float), darkest.astype(float), brightest.astype(float), float(np.clip(skew, -1, 1))
 
 

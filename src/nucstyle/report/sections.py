@@ -188,17 +188,17 @@ def _number_of_modalities(run: Path, result: Mapping[str, Any]) -> tuple[Section
     if not tried:
         return ()
     said = (
-        f"{result['k']} was taken: the largest number whose every modality is stable (Jaccard index of at least 0.95 when a "
-        "tenth of the images is left out) and has three images or more, and whose mean silhouette is within two standard "
-        "errors of the best."
+        f"{result['k_asked']} was taken: the largest number whose every group of three images or more is stable (Jaccard index "
+        "of at least 0.95 when a tenth of the images is left out), and whose mean silhouette is within two standard errors of "
+        "the best. Groups of one or two images join the nearest other."
     )
-    files = figures.candidates(tried, result["k"], run / FIGURES)
-    header = ("modalities", "silhouette", "standard error", "least stable", "smallest")
+    files = figures.candidates(tried, result["k_asked"], run / FIGURES)
+    header = ("groups", "of three or more", "silhouette", "standard error", "least stable")
     table = [
         (
             str(one["k"]),
+            str(one["modalities"]),
             *(f"{one[name]:.3f}" for name in ("silhouette", "standard_error", "stability")),
-            str(one["smallest"]),
         )
         for one in tried
     ]

@@ -34,7 +34,7 @@ PROTOCOL = "full"
 class DemoConfig:
     """The size of the demo: short trainings, to show the way and not to win."""
 
-    k: Annotated[int, Ge(2)] = 4
+    k: Literal["auto"] | Annotated[int, Ge(2)] = "auto"
     """Modalities; 6 in the paper, but the sample is small."""
     style_steps: Annotated[int, Ge(1)] = 200
     """Of the style model; a good one takes thousands."""

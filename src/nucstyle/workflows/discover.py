@@ -25,7 +25,7 @@ from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_jpeg, write_png
 from nucstyle.data.manifest import Record, read_manifest, write_manifest
 from nucstyle.data.run_folder import RunFolder, check_target, read_json, write_json
-from nucstyle.modality.clustering import Candidate, choose_k, kmeans_around, silhouettes
+from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_around, silhouettes, without_tiny
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
 from nucstyle.modality.model import ModalityModel, Recognition
 from nucstyle.report.page import write_report
@@ -117,6 +117,8 @@ class Discovery:
     """What the model says of each image; a name that a person gave counts nevertheless."""
     is_named: bool
     """Whether names were given, instead of everything by K-means."""
+    k: int
+    """What K-means was asked for."""
     candidates: tuple[Candidate, ...] = ()
     """What `--k auto` tried."""
 
@@ -194,17 +196,17 @@ def find_modalities(
     train = [index for index, record in enumerate(records) if record.split in ("train", None)]
     validation = [index for index, record in enumerate(records) if record.split == "validation"]
     train = train or list(range(len(records)))
-    groups, candidates = _divide(points[train], [records[index].modality for index in train], config)
+    fitted = set(train)
+    groups, k, candidates = _divide(points[train], [records[index].modality for index in train], config)
     model = ModalityModel.from_groups(
         [statistics[index] for index in train], groups, features=config.features, clahe=config.clahe
-    ).calibrated(points[[index for index in validation if index not in set(train)]])
+    ).calibrated(points[[index for index in validation if index not in fitted]])
     recognised = tuple(map(model.recognise, points))
     named = tuple(
         replace(record, modality=record.modality or said.name) for record, said in zip(records, recognised, strict=True)
     )
-    found = Discovery(
-        model, named, tuple(statistics), recognised, any(isinstance(group, str) for group in groups), candidates
-    )
+    is_named = any(isinstance(group, str) for group in groups)
+    found = Discovery(model, named, tuple(statistics), recognised, is_named, k, candidates)
     for line in _remarks(found, config):
         progress.say(line)
     return found
@@ -212,15 +214,15 @@ def find_modalities(
 
 def _divide(
     points: Array, names: Sequence[str | None], config: DiscoverConfig
-) -> tuple[list[int | str], tuple[Candidate, ...]]:
-    """The group of each training image: the name it has, else a number or the name of the group it joins."""
+) -> tuple[list[int | str], int, tuple[Candidate, ...]]:
+    """The group of each training image: the name it has, else a number or the name of the group it joins; and K-means' k."""
     known = sorted({name for name in names if name})
-    candidates: tuple[Candidate, ...] = ()
-    k = config.k or (len(known) or DEFAULT_K)
-    if k == "auto":
-        k, candidates = (len(known), ()) if known else choose_k(points, seed=config.seed)
+    if config.k == "auto" and not known:
+        chosen, candidates = choose_k(points, seed=config.seed)
+        return without_tiny(points, kmeans(points, chosen, seed=config.seed).labels_).tolist(), chosen, candidates
+    k = config.k if isinstance(config.k, int) else len(known) or DEFAULT_K
     groups = kmeans_around(points, [known.index(name) if name else None for name in names], k, seed=config.seed)
-    return [known[group] if group < len(known) else int(group) for group in groups], candidates
+    return [known[group] if group < len(known) else int(group) for group in groups], k, ()
 
 
 def _remarks(found: Discovery, config: DiscoverConfig) -> list[str]:
@@ -228,13 +230,15 @@ def _remarks(found: Discovery, config: DiscoverConfig) -> list[str]:
     counts = Counter(str(record.modality) for record in found.records)
     parts = Counter(record.split or "not divided" for record in found.records)
     source = "named" if found.is_named else "found"
+    made = len(found.model.names)
     lines = [f"parts: {', '.join(f'{count} {part}' for part, count in parts.items())}"]
     if parts.keys() & {"validation", "test"} and "train" in parts:
         lines[0] += "; modalities are fitted to train and applied to the rest"
     lines.append(f"modalities {source}: " + ", ".join(f"{name} ({counts[name]} images)" for name in sorted(counts)))
-    made = len(found.model.names)
-    if isinstance(config.k, int | None) and not found.is_named and made < (config.k or DEFAULT_K):
-        lines.append(f"asked for {config.k or DEFAULT_K} modalities, made {made}: there are no more different images")
+    if not found.is_named and not found.candidates and made < found.k:
+        lines.append(f"asked for {found.k} modalities, made {made}: there are no more different images")
+    if found.candidates and made < found.k:
+        lines.append(f"{found.k} groups were found; those of one or two images joined the nearest other")
     lines.extend(
         f"modality {name!r} has one image; more of its kind, or a smaller --k, would serve better"
         for name in found.model.names
@@ -288,6 +292,7 @@ def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed:
             "verb": "discover",
             "seed": seed,
             "k": len(found.model.names),
+            "k_asked": found.k,
             "named_by": "person" if found.is_named else "k-means",
             "silhouette": _mean(values),
             "modalities": {name: names.count(name) for name in found.model.names},
