@@ -25,6 +25,14 @@ def test_an_image_that_is_bright_enough_is_left_alone(nuclei):
     assert enhance(nuclei.image, ClaheConfig(darker_than=1.0)) is not nuclei.image
 
 
+def test_black_is_equalised_like_the_grey_next_to_it(nuclei):
+    dark = (nuclei.image * 20).round() / 255
+    dark[:, :8] = 0
+    bright = enhance(dark, ClaheConfig())
+    assert float((bright.amax(0) - bright.amin(0))[dark.amax(0) == 0].max()) < 1e-6
+    assert torch.unique(bright[0][dark[0] == 0]).numel() > 1  # tiles differ, so black does not stay one grey
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1])
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (64, 64)], ids=str)
 def test_a_constant_image_is_left_alone(value, size):
@@ -38,7 +46,9 @@ def test_a_tiny_image_is_enhanced(size):
     assert torch.isfinite(enhance(image, ClaheConfig())).all()
 
 
-@pytest.mark.parametrize("values", [{"clip_limit": 0.0}, {"clip_limit": 2.0}, {"tiles": 0}, {"darker_than": -1.0}])
+@pytest.mark.parametrize(
+    "values", [{"clip_limit": 0.0}, {"clip_limit": 2.0}, {"tiles": 0}, {"tiles": 4096}, {"darker_than": -1.0}]
+)
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(ConfigError, match=next(iter(values))):
         build(ClaheConfig, values, where="here")

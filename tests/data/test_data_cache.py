@@ -52,6 +52,18 @@ def test_a_connection_that_fails_later_is_no_cache(folder):
     assert Cache(None).get("a") is None
 
 
+def test_a_damaged_value_is_no_value(folder):
+    with open_cache("numbers-1") as cache:
+        cache._ask("INSERT INTO entries VALUES (?, ?)", "a", "{")
+        assert cache.get("a") is None
+        assert cache.is_open
+
+
+def test_a_file_that_cannot_be_read_has_no_key(tmp_path):
+    assert content_key(tmp_path / "missing") is None
+    assert content_key(tmp_path) is None
+
+
 def test_the_key_follows_the_bytes_and_the_settings(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"1")

@@ -324,7 +324,7 @@ def test_the_silhouette_is_high_for_what_is_apart_and_undefined_for_one_group(st
 def test_an_image_of_another_modality_is_new_and_those_seen_are_not(sample_of):
     seen = [measure(sample_of(number).image) for number in range(40)]
     model = ModalityModel.fit(seen, k=2)
-    model = model.calibrated(features([measure(sample_of(number).image) for number in range(40, 80)]))
+    model = model.calibrated(features([measure(sample_of(number).image) for number in range(40, 80)]), features(seen))
     assert model.novelty.calibrated_on == "validation"
     assert model.novelty.n_images == 40
     assert model.novelty.expected_false_alarms <= FALSE_ALARMS
@@ -338,10 +338,19 @@ def test_an_image_of_another_modality_is_new_and_those_seen_are_not(sample_of):
 
 def test_few_images_give_the_largest_distance_and_say_how_often_it_will_be_exceeded(statistics):
     model = ModalityModel.fit(statistics, k=2)
-    assert model.novelty.calibrated_on == "train"
+    assert model.novelty.calibrated_on == "fitted"
     assert model.novelty.expected_false_alarms == pytest.approx(1 / 9)
     assert model.novelty.threshold == model.distances(features(statistics)).min(axis=1).max()
-    assert model.calibrated(np.zeros((0, 5))) == model
+    assert model.calibrated(np.zeros((0, 5)), features(statistics)) == model
+
+
+def test_too_few_validation_images_are_taken_together_with_the_fitted_ones(statistics, sample_of):
+    model = ModalityModel.fit(statistics, k=2)
+    few = features([measure(sample_of(20).image)])
+    novelty = model.calibrated(few, features(statistics)).novelty
+    assert novelty.calibrated_on == "fitted and validation"
+    assert novelty.n_images == 9
+    assert novelty.threshold >= model.novelty.threshold
 
 
 def test_identical_images_are_not_new_and_everything_else_is(nuclei):
@@ -399,6 +408,8 @@ PARTS = (
     "nan",
     "size",
     "none",
+    "sign",
+    "twins",
 )
 
 
@@ -411,6 +422,10 @@ def test_a_damaged_model_is_refused(statistics, part):
         state["modalities"] = 3
     elif part == "none":
         state["modalities"] = []
+    elif part == "sign":
+        state["modalities"][0]["polarity"] = 0
+    elif part == "twins":
+        state["modalities"][0]["name"] = state["modalities"][1]["name"]
     elif part == "nan":
         state["modalities"][0]["centres"][0][1] = float("nan")
     elif part == "size":

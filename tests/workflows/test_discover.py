@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import adjusted_rand_score
 
 from nucstyle.core.errors import ConfigError, OptionError
 from nucstyle.core.protocols import SILENT
-from nucstyle.data.dataset import open_dataset
+from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.manifest import Record
+from nucstyle.modality.features import ImageStatistics
+from nucstyle.workflows import discover as workflow
 from nucstyle.workflows import statistics
 from nucstyle.workflows.discover import discover_config, find_modalities, read_modality_model
 from nucstyle.workflows.statistics import measure_all
@@ -200,6 +206,89 @@ def test_numbered_names_of_the_program_are_not_called_misspelt(found, run_verb):
     assert "differ by a letter" not in run_verb("discover", "found/manifest.csv", "--out", "again").output
 
 
+def test_an_edited_manifest_is_never_written_over(found, run_verb):
+    rows = rows_of(found / "manifest.csv")
+    rows[0]["modality"] = "mine"
+    rewrite(found / "manifest.csv", rows)
+    for option in ("--overwrite", "--resume"):
+        result = run_verb("discover", "data", "--out", "found", "--k", 2, option)
+        assert result.exit_code == 2
+        assert "manifest.csv: was edited" in result.output
+    assert rows_of(found / "manifest.csv") == rows
+    assert run_verb("report", "found").exit_code == 0
+    assert "manifest.csv was edited after this was found" in (found / "report.html").read_text()
+
+
+def test_a_finished_run_stays_and_other_settings_are_refused(found, run_verb):
+    before = (found / "embedding.csv").stat().st_mtime_ns
+    assert run_verb("discover", "data", "--out", "found", "--k", 2, "--resume").exit_code == 0
+    assert (found / "embedding.csv").stat().st_mtime_ns == before
+    result = run_verb("discover", "data", "--out", "found", "--k", 3, "--resume")
+    assert result.exit_code == 2
+    assert "k was 2" in result.output
+    assert run_verb("discover", "data", "--out", "found", "--k", 1, "--overwrite").exit_code == 0
+    assert len([path for path in (found / "samples").iterdir() if not path.name.startswith("_") and path.is_dir()]) == 1
+
+
+def test_an_empty_name_in_the_given_manifest_divides_the_image_anew(found, run_verb, tmp_path):
+    rows = rows_of(found / "manifest.csv")
+    for row in rows[1:4]:
+        row["modality"] = ""
+    rewrite(tmp_path / "some.csv", [{**row, "image": str(found / row["image"])} for row in rows])
+    rows[1]["modality"] = "slip"
+    rewrite(found / "manifest.csv", rows)
+    assert run_verb("discover", "found/manifest.csv", "--from", "some.csv", "--out", "again").exit_code == 0
+    assert list(modalities_of(tmp_path / "again").values())[:4] == [rows[0]["modality"]] * 4
+
+
+def test_ids_of_other_files_are_refused(found, run_verb, tmp_path, write_pairs):
+    rows = rows_of(found / "manifest.csv")
+    elsewhere = [{**row, "image": str((found / row["image"]).with_name("cell.png"))} for row in rows]
+    rewrite(tmp_path / "elsewhere.csv", elsewhere)
+    result = run_verb("discover", "data", "--from", "elsewhere.csv", "--out", "again")
+    assert result.exit_code == 2
+    assert "cell.png there" in result.output
+
+
+def test_fewer_modalities_than_are_named_are_refused(found, run_verb):
+    result = run_verb("discover", "found/manifest.csv", "--k", 1, "--out", "again")
+    assert result.exit_code == 2
+    assert "--k 1: 2 modalities are named" in result.output
+    assert "looks for no others" in run_verb("discover", "found/manifest.csv", "--k", "auto", "--out", "again").output
+
+
+def test_names_outside_the_training_part_are_kept_counted_and_pointed_out(found, run_verb, tmp_path):
+    rows = rows_of(found / "manifest.csv")
+    for row in rows:
+        row["split"], row["modality"] = "train", ""
+    rows[3].update(split="validation", modality="grey-on-black")  # a name that the program would give as well
+    rows[7].update(split="test", modality="mine")
+    rewrite(found / "manifest.csv", rows)
+    result = run_verb("discover", "found/manifest.csv", "--k", 2, "--out", "again")
+    assert result.exit_code == 0, result.output
+    assert "nothing was learned of them: grey-on-black, mine" in result.output
+    told = json.loads((tmp_path / "again" / "result.json").read_text())
+    assert sum(told["modalities"].values()) == 8
+    assert told["modalities"]["mine"] == told["modalities"]["grey-on-black"] == 1
+    assert told["modalities"]["grey-on-black-2"] == 3
+    assert "mine (1)" in (tmp_path / "again" / "report.html").read_text()
+
+
+def test_without_a_training_part_the_person_is_told(found, run_verb):
+    rows = rows_of(found / "manifest.csv")
+    rewrite(found / "manifest.csv", [{**row, "split": "test", "modality": ""} for row in rows])
+    result = run_verb("discover", "found/manifest.csv", "--k", 2, "--out", "again")
+    assert "no image is of the part train, so modalities are fitted to all" in result.output
+
+
+def test_a_training_measures_as_the_discovery_did(found, run_verb, tmp_path):
+    assert run_verb("discover", "data", "--out", "hsv", "--k", 2, "--features", "hsv").exit_code == 0
+    options = ("--set", "steps=1", "--set", "width=4", "--set", "size_px=32")
+    trained = run_verb("train-style", "hsv/manifest.csv", "--out", "style", *options)
+    assert trained.exit_code == 0, trained.output
+    assert read_modality_model(tmp_path / "style" / "modalities" / "modality.json").features == "hsv"
+
+
 # Odd inputs
 
 
@@ -273,7 +362,7 @@ def test_order_and_values_do_not_depend_on_the_threads(write_pairs, monkeypatch)
     folder = write_pairs("data", fluorescence=12, stained=12)
     results = []
     for threads in (1, 7):
-        monkeypatch.setattr(statistics.os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(statistics, "usable_cpus", lambda threads=threads: threads)
         results.append(measure_all(open_dataset(folder), features="chroma", clahe=None, progress=SILENT, cache=False))
     for one, other in zip(*results, strict=True):
         assert np.array_equal(one.features, other.features)
@@ -287,3 +376,43 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_written(run_verb, 
     assert result.exit_code == 2
     assert image.name in result.output
     assert not (tmp_path / "found").exists()
+
+
+def test_file_names_that_are_not_utf8_are_shown_as_far_as_they_can_be(run_verb, field, tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        Image.fromarray(field(number)[0]).save(tmp_path / "data" / os.fsdecode(b"\xff%d.png" % number))
+    result = run_verb("discover", "data", "--out", "found", "--k", 2)
+    assert result.exit_code == 0, result.output
+    assert "\ufffd0" in (tmp_path / "found" / "report.html").read_text(encoding="utf-8")
+
+
+def test_more_images_than_the_page_can_show_are_shown_in_turn_from_each_modality(
+    run_verb, write_pairs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workflow, "TILES", 5)
+    write_pairs("data", fluorescence=8, stained=2)
+    assert run_verb("discover", "data", "--out", "found", "--k", 2).exit_code == 0
+    rows = rows_of(tmp_path / "found" / "embedding.csv")
+    shown = [row["modality"] for row in rows if row["tile"]]
+    assert [shown.count(name) for name in dict.fromkeys(shown)] == [3, 2]
+    page = (tmp_path / "found" / "report.html").read_text()
+    assert page.count("<circle") == 5
+    assert "The scatter shows 5 of the images" in page
+
+
+def test_fifty_thousand_images_are_divided_in_seconds(monkeypatch, tmp_path):
+    generator = np.random.default_rng(0)
+    middles = generator.uniform(size=(6, 5))
+    groups = generator.choice(6, 50_000, p=[0.7, 0.1, 0.08, 0.06, 0.04, 0.02])
+    points = (middles[groups] + generator.normal(0, 0.03, (len(groups), 5))).round(6)
+    measured = [ImageStatistics(point, np.ones(3), np.zeros(3), np.ones(3), -0.5) for point in points]
+    records = [
+        Record(id=str(i), image=tmp_path / f"{i}.png", split="train" if i % 5 else "validation") for i in range(50_000)
+    ]
+    monkeypatch.setattr(workflow, "measure_all", lambda *_, **__: measured)
+    started = time.perf_counter()
+    found = find_modalities(Dataset(records), discover_config(k=6))
+    assert time.perf_counter() - started < 60
+    assert adjusted_rand_score([record.modality for record in found.records], groups) > 0.99
+    assert np.mean([one.is_new for one in found.recognised]) < 0.05

@@ -22,7 +22,7 @@ class ClaheConfig:
 
     clip_limit: Annotated[float, Gt(0), Le(1)] = 0.01
     """Larger = more contrast, and more noise; scikit-image's default."""
-    tiles: Annotated[int, Ge(1)] = 8
+    tiles: Annotated[int, Ge(1), Le(64)] = 8
     """Tiles a side, each with its own histogram; scikit-image's default."""
     darker_than: Annotated[float, Ge(0), Le(1)] = 0.25
     """Only images whose 99th percentile of the value (largest of R, G, B) is below this are changed; 1 = nearly all."""
@@ -45,4 +45,6 @@ def enhance(image: Tensor, config: ClaheConfig) -> Tensor:
     kernel = [max(1, side // config.tiles) for side in value.shape]
     equalised = equalize_adapthist(value.double().cpu().numpy(), kernel_size=kernel, clip_limit=config.clip_limit)
     target = torch.from_numpy(equalised).to(image.dtype)
-    return (image * (target / value.clamp_min(1e-6))).clamp(0, 1)
+    return torch.where(value > 0, image * (target / value.clamp_min(1e-6)), target).clamp(
+        0, 1
+    )  # black has no hue to keep

@@ -34,7 +34,10 @@ class Cache:
     def get(self, key: str) -> Any | None:  # noqa: ANN401
         """The value of a key, or None."""
         rows = self._ask("SELECT value FROM entries WHERE key = ?", key)
-        return json.loads(rows[0][0]) if rows else None
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except ValueError:  # damaged
+            return None
 
     def put(self, key: str, value: Any) -> None:  # noqa: ANN401
         """Keep a value."""
@@ -70,7 +73,8 @@ def open_cache(name: str, *, use: bool = True) -> Iterator[Cache]:
         name: The kind and its version; another version is another file.
         use: False = a cache that keeps nothing.
     """
-    connection = _connect(cache_folder() / f"{name}.sqlite") if use else None
+    folder = cache_folder() if use else None
+    connection = _connect(folder / f"{name}.sqlite") if folder else None
     cache = Cache(connection)
     try:
         yield cache
@@ -84,22 +88,32 @@ def _connect(path: Path) -> sqlite3.Connection | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=5)
-        connection.execute("CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value TEXT)")
     except (OSError, sqlite3.Error):
+        return None
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value TEXT)")
+    except sqlite3.Error:
+        connection.close()
         return None
     return connection
 
 
-def cache_folder() -> Path:
-    """Where caches lie."""
+def cache_folder() -> Path | None:
+    """Where caches lie; None where the user has no home."""
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nucstyle"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nucstyle"
+    except RuntimeError:
+        return None
 
 
-def content_key(path: Path, *parts: object) -> str:
-    """A key of a file's bytes and whatever else determines the value."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+def content_key(path: Path, *parts: object) -> str | None:
+    """A key of a file's bytes and whatever else determines the value; None for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    except OSError:
+        return None
     digest.update(repr(parts).encode())
     return digest.hexdigest()

@@ -34,7 +34,7 @@ _MOST_IMAGES = 3000
 """The silhouette needs all distances, so of more images `--k auto` looks at a sample."""
 MOST_CENTRES, STRAYED_SHARE = 8, 0.05
 """Of one modality, and when it gets another; see `centres_of`."""
-_ROUNDS = 100
+_ROUNDS, _FEW_RESTARTS = 30, 3
 
 # N = images, D = features, K = groups
 
@@ -55,17 +55,18 @@ class Candidate:
     """Groups of at least `MIN_SIZE` images."""
 
 
-def kmeans(features: Array, k: int, *, seed: int) -> KMeans:
+def kmeans(features: Array, k: int, *, seed: int, restarts: int = RESTARTS) -> KMeans:
     """K-means with many restarts; the same points and seed give the same groups on any number of threads.
 
     Args:
         features: (N, D), at least one.
         k: How many groups; at most as many as there are different points are made.
         seed: Of the starts.
+        restarts: How many starts.
     """
     k = min(k, len(np.unique(features, axis=0)))
     with threadpool_limits(limits=1):  # a sum over several threads may differ in the last bit from run to run
-        return KMeans(k, n_init=RESTARTS, random_state=derive_seed(seed, "k-means") % 2**32).fit(features)
+        return KMeans(k, n_init=restarts, random_state=derive_seed(seed, "k-means") % 2**32).fit(features)
 
 
 def choose_k(features: Array, *, seed: int) -> tuple[int, tuple[Candidate, ...]]:
@@ -159,7 +160,9 @@ def centres_of(features: Array, groups: Groups) -> list[Array]:
         if not open_:
             return centres
         group = max(open_, key=lambda group: (int(strayed[group]), -int(group)))
-        centres[group] = kmeans(members[group], len(centres[group]) + 1, seed=0).cluster_centers_
+        centres[group] = kmeans(
+            members[group], len(centres[group]) + 1, seed=0, restarts=_FEW_RESTARTS
+        ).cluster_centers_
 
 
 def distances_to(features: Array, centres: Sequence[Array]) -> Array:
@@ -190,6 +193,8 @@ def kmeans_around(features: Array, named: Sequence[int | None], k: int, *, seed:
     if free.all():
         found: Groups = kmeans(features, k, seed=seed).labels_
         return found
+    if not free.any():
+        return fixed
     centres = dict(enumerate(centres_of(features[~free], fixed[~free])))
     for group in range(len(centres), k):
         distance = np.where(free, distances_to(features, list(centres.values())).min(axis=1), 0)

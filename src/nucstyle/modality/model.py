@@ -55,7 +55,8 @@ class Novelty:
     n_images: int
     """How many images it was calibrated on."""
     calibrated_on: str
-    """`validation`, or `train` where there is none: then the rate is optimistic, the centres were fitted to the same images."""
+    """`validation`; or, where that has too few images, `fitted` or `fitted and validation`: then the rate is optimistic, because
+    the centres were fitted to these images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class ModalityModel:
         statistics: Sequence[ImageStatistics],
         groups: Sequence[int | str],
         *,
+        reserved: Sequence[str] = (),
         features: Features = "chroma",
         clahe: ClaheConfig | None = None,
     ) -> Self:
@@ -136,6 +138,7 @@ class ModalityModel:
         Args:
             statistics: Of each image.
             groups: The group of each image; a text is the modality's name, a number is replaced by a name in words.
+            reserved: Names that a number must not be replaced by.
             features: How `statistics` were measured.
             clahe: What the images went through before.
         """
@@ -144,7 +147,7 @@ class ModalityModel:
         sizes = {group: sum(other == group for other in groups) for group in first}
         order = sorted(first, key=lambda group: (-sizes[group], first[group]))
         centres = centres_of(points, np.array([order.index(group) for group in groups]))
-        taken = [group for group in order if isinstance(group, str)]
+        taken = [*reserved, *(group for group in order if isinstance(group, str))]
         modalities = []
         for group, own in zip(order, centres, strict=True):
             members = [one for one, other in zip(statistics, groups, strict=True) if other == group]
@@ -152,7 +155,7 @@ class ModalityModel:
             taken.append(modality.name)
             modalities.append(modality)
         axes = np.zeros((2, points.shape[1]))
-        if len(points) > 2 and np.ptp(points, axis=0).any():
+        if len(points) > 1 and np.ptp(points, axis=0).any():
             found = PCA(2, svd_solver="full").fit(points).components_
             # The sign of a principal axis is arbitrary: fix it, so that pictures of two runs look alike.
             axes[:] = found * np.sign(found[np.arange(2), np.abs(found).argmax(axis=1)])[:, None]
@@ -160,20 +163,24 @@ class ModalityModel:
             modalities=tuple(modalities),
             axes=_tuples(axes),
             origin=tuple(points.mean(axis=0).tolist()),
-            novelty=_novelty(distances_to(points, centres).min(axis=1), "train"),
+            novelty=_novelty(distances_to(points, centres).min(axis=1), "fitted"),
             features=features,
             clahe=clahe,
         )
 
-    def calibrated(self, features: Array) -> Self:
+    def calibrated(self, validation: Array, fitted: Array) -> Self:
         """The same model with the novelty threshold taken from images that it was not fitted to.
 
         Args:
-            features: (N, D) of validation images; with none, nothing changes.
+            validation: (N, D) features of validation images; with none, nothing changes.
+            fitted: (N, D) features of those that it was fitted to: taken as well where the others are too few to tell.
         """
-        if not len(features):
+        if not len(validation):
             return self
-        return replace(self, novelty=_novelty(self.distances(features).min(axis=1), "validation"))
+        if len(validation) >= 1 / FALSE_ALARMS - 1:
+            return replace(self, novelty=_novelty(self.distances(validation).min(axis=1), "validation"))
+        both = self.distances(np.concatenate([fitted, validation])).min(axis=1)
+        return replace(self, novelty=_novelty(both, "fitted and validation"))
 
     def measure(self, image: Tensor) -> ImageStatistics:
         """Measure an image, (3, H, W) float32 in [0, 1], as the images were that this model was fitted to."""
@@ -253,8 +260,12 @@ class ModalityModel:
     def _is_whole(self) -> bool:
         """Whether every point has as many coordinates as the features, and all are finite."""
         points = [self.origin, *self.axes, *(centre for modality in self.modalities for centre in modality.centres)]
-        return {len(point) for point in points} == {N_FEATURES[self.features]} and bool(
-            self.modalities and all(modality.centres for modality in self.modalities) and np.isfinite(points).all()
+        return (
+            {len(point) for point in points} == {N_FEATURES[self.features]}
+            and len(self.axes) == 2
+            and len(set(self.names)) == len(self.modalities) > 0
+            and all(modality.centres and modality.polarity in (-1, 1) for modality in self.modalities)
+            and bool(np.isfinite(points).all())
         )
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#f0e442")
-"""Told apart in every common form of colour blindness (Okabe and Ito)."""
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#f0e442", "#882255", "#117733")
+"""Told apart in every common form of colour blindness (Okabe and Ito, and two of Tol)."""
+_MOST_ROWS = 12
 _STYLE: Any = {
     "svg.hashsalt": "nucstyle",
     "svg.fonttype": "none",
@@ -50,8 +51,9 @@ def modalities(
         The two files.
     """
     colours = colours_of(list(examples))
+    shown = dict(list(examples.items())[:_MOST_ROWS])
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, max(3.6, 0.78 * len(examples) + 0.8)), layout="constrained")
+        figure = Figure(figsize=(11, max(3.6, 0.78 * len(shown) + 0.8)), layout="constrained")
         left, right = cast(Any, figure.subfigures(1, 2, width_ratios=(1.0, 1.15)))
         axes = left.subplots()
         for name, colour in colours.items():
@@ -62,9 +64,9 @@ def modalities(
         axes.set_xlabel("first principal axis of hue, saturation and value")
         axes.set_ylabel("second principal axis")
         axes.legend(frameon=False, loc="best", fontsize=8)
-        columns = max((len(pictures) for pictures in examples.values()), default=1) or 1
-        grid = right.subplots(len(examples), columns, squeeze=False)
-        for row, (name, pictures) in zip(grid, examples.items(), strict=True):
+        columns = max((len(pictures) for pictures in shown.values()), default=1) or 1
+        grid = right.subplots(len(shown), columns, squeeze=False)
+        for row, (name, pictures) in zip(grid, shown.items(), strict=True):
             for cell in row:
                 cell.set_axis_off()
             for cell, picture in zip(row, pictures, strict=False):

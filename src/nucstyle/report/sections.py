@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,12 @@ from typing import Any
 from PIL import Image
 
 from nucstyle.core.config import to_toml
-from nucstyle.data.run_folder import ENVIRONMENT, LOG, read_config, read_json, read_log
+from nucstyle.data.run_folder import ENVIRONMENT, FIGURES, LOG, read_config, read_json, read_log
 from nucstyle.report import figures, tables
 
 SHORT_TRAINING = 1000
 """A style model of fewer steps is called what it is: a short training."""
 _MAX_PICTURE_PX, _FIRST = 1100, 12
-FIGURES = "figures"
-"""Folder of figures as files, for slides and papers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,6 @@ class Scatter:
 
 
 _WIDTH, _HEIGHT, _MARGIN = 680, 440, 18
-_TILE_PX = 96
 
 
 def discover(run: Path) -> Section:
@@ -113,7 +111,7 @@ def discover(run: Path) -> Section:
     model, result = read_json(run / "modality.json"), read_json(run / "result.json")
     with (run / "embedding.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [one["name"] for one in model["modalities"]]
+    names = sorted(result["modalities"], key=_order(model))
     examples = {name: sorted((run / "samples" / name).glob("*.png")) for name in names}
     places = [(float(row["x"]), float(row["y"]), row["modality"]) for row in rows]
     figures.modalities(places, examples, run / FIGURES)
@@ -123,31 +121,56 @@ def discover(run: Path) -> Section:
         *_borders(run, result),
         *_new(run, model, result, len(rows)),
     )
-    return Section("Modalities", _how_found(model, result, len(rows)), scatter=_scatter(run, rows, names), parts=parts)
+    said = (*_how_found(model, result, rows), _edited(run, result))
+    return Section("Modalities", said, scatter=_scatter(run, rows, names, result["tiles"]), parts=parts)
 
 
-def _how_found(model: Mapping[str, Any], result: Mapping[str, Any], count: int) -> tuple[str, ...]:
+def _order(model: Mapping[str, Any]) -> Callable[[str], tuple[int, str]]:
+    """A key that sorts names as the model has them, others after them."""
+    places = {one["name"]: place for place, one in enumerate(model["modalities"])}
+    return lambda name: (places.get(name, len(places)), name)
+
+
+def _edited(run: Path, result: Mapping[str, Any]) -> str:
+    manifest = run / "manifest.csv"
+    if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() == result["manifest_sha256"]:
+        return ""
+    return "manifest.csv was edited after this was found: discover --from manifest.csv describes the modalities as they are now."
+
+
+def _plain(text: str) -> str:
+    """Names of files that are not UTF-8 cannot stand on a page as they are."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _how_found(
+    model: Mapping[str, Any], result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
+) -> tuple[str, ...]:
     measured = {
         "chroma": "mean colour, spread of colour and median brightness",
         "hsv": "means and deviations of hue, saturation and value",
     }[model["features"]]
-    said = f"{count} images, {len(model['modalities'])} modalities. "
-    if result["named_by"] == "k-means":
+    said = f"{len(rows)} images, {len(model['modalities'])} modalities. "
+    if not result["named"]:
         said += (
             f"They were found by K-means on the {measured} of each image. No metadata and no masks were used; the names come "
             "from the colours. Rename, merge or move in manifest.csv: every other verb obeys it, and discover --from divides "
             "the rest around it."
         )
     else:
-        said += "A person named them; images without a name joined the nearest by colour."
+        said += (
+            f"A person named {len(result['named'])} of them; images without a name were divided around these by colour."
+        )
     if model["clahe"]:
         said += " Dark images were enhanced (CLAHE) before they were measured."
+    if len(rows) > result["tiles"]["most"]:
+        said += f" The scatter shows {result['tiles']['most']} of the images, in turn from each modality."
     if result["silhouette"] is None:
         return (said,)
     return said, f"Mean silhouette {result['silhouette']:.2f} (1 = far apart, 0 = touching)."
 
 
-def _scatter(run: Path, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> Scatter:
+def _scatter(run: Path, rows: Sequence[Mapping[str, str]], names: Sequence[str], tiles: Mapping[str, int]) -> Scatter:
     """Only the images that have a thumbnail are drawn where there are very many."""
     shown = [row for row in rows if row["tile"]] or list(rows)
     xs, ys = [float(row["x"]) for row in shown], [float(row["y"]) for row in shown]
@@ -163,7 +186,7 @@ def _scatter(run: Path, rows: Sequence[Mapping[str, str]], names: Sequence[str])
             place(x, xs, _WIDTH),
             _HEIGHT - place(y, ys, _HEIGHT),
             colours.get(row["modality"], "#000000"),
-            f"{row['id']} ({row['modality']})",
+            _plain(f"{row['id']} ({row['modality']})"),
             row["tile"],
             row["is_new"] == "1",
         )
@@ -171,16 +194,10 @@ def _scatter(run: Path, rows: Sequence[Mapping[str, str]], names: Sequence[str])
     )
     counts = Counter(row["modality"] for row in rows)
     legend = tuple((colours[name], f"{name} ({counts[name]})") for name in names)
-    sheet, columns = _sheet(run / "samples" / "_tiles.jpg")
-    return Scatter(points, legend, sheet, columns, _TILE_PX, _WIDTH, _HEIGHT)
-
-
-def _sheet(path: Path) -> tuple[str, int]:
-    if not path.is_file():
-        return "", 1
-    with Image.open(path) as file:
-        columns = file.width // _TILE_PX
-    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode(), columns
+    sheet = run / "samples" / "_tiles.jpg"
+    source = "data:image/jpeg;base64," + base64.b64encode(sheet.read_bytes()).decode() if sheet.is_file() else ""
+    columns = min(tiles["columns"], len(points))
+    return Scatter(points, legend, source, columns, tiles["px"], _WIDTH, _HEIGHT)
 
 
 def _number_of_modalities(run: Path, result: Mapping[str, Any]) -> tuple[Section, ...]:
@@ -192,6 +209,8 @@ def _number_of_modalities(run: Path, result: Mapping[str, Any]) -> tuple[Section
         "of at least 0.95 when a tenth of the images is left out), and whose mean silhouette is within two standard errors of "
         "the best. Groups of one or two images join the nearest other."
     )
+    if result["k_asked"] == 1:
+        said = "One modality: no number of groups was stable and well apart (mean silhouette of at least 0.25)."
     files = figures.candidates(tried, result["k_asked"], run / FIGURES)
     header = ("groups", "of three or more", "silhouette", "standard error", "least stable")
     table = [
@@ -215,13 +234,14 @@ def _modality(run: Path, modality: Mapping[str, Any], result: Mapping[str, Any])
     if silhouette is not None:
         said += f" Silhouette {silhouette:.2f}."
     examples = sorted((run / "samples" / name).glob("*.png"))
-    return Section(name, (said,), pictures=_present([picture(path, "") for path in examples]))
+    shown = "Examples from the most typical to the least." if len(examples) > 1 else ""
+    return Section(name, (said, shown), pictures=_present([picture(path, "") for path in examples]))
 
 
 def _borders(run: Path, result: Mapping[str, Any]) -> tuple[Section, ...]:
     pictures = _present(
         [
-            picture(run / "samples" / "_borders" / f"{place:02d}.png", " or ".join(one["between"]), one["id"])
+            picture(run / "samples" / "_borders" / f"{place:02d}.png", " or ".join(one["between"]), _plain(one["id"]))
             for place, one in enumerate(result["borders"])
         ]
     )
@@ -239,8 +259,10 @@ def _new(run: Path, model: Mapping[str, Any], result: Mapping[str, Any], count: 
         f"{novelty['n_images']} images of {novelty['calibrated_on']}; of further images like these, about "
         f"{novelty['expected_false_alarms']:.0%} are expected beyond it. A modality that was never seen shows here first."
     )
+    if novelty["calibrated_on"] != "validation":
+        said += " That rate is optimistic: the modalities were fitted to images that the threshold was taken from."
     folder = sorted((run / "samples" / "_new").glob("*.png"))
-    pictures = [picture(path, name[:24], name) for path, name in zip(folder, new["ids"], strict=False)]
+    pictures = [picture(path, _plain(name[:24]), _plain(name)) for path, name in zip(folder, new["ids"], strict=False)]
     return (Section("Like nothing seen", (said,), pictures=_present(pictures)),)
 
 

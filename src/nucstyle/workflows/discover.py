@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import re
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -18,19 +20,21 @@ from torch import Tensor
 
 from nucstyle.core.clahe import IMPLEMENTATION, ClaheConfig
 from nucstyle.core.config import build, with_overrides
-from nucstyle.core.errors import OptionError
+from nucstyle.core.errors import OptionError, RunFolderError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_jpeg, write_png
 from nucstyle.data.manifest import Record, read_manifest, write_manifest
-from nucstyle.data.run_folder import RunFolder, check_target, read_json, write_json
+from nucstyle.data.run_folder import FIGURES, RESULT, RunFolder, check_target, read_json, write_json
 from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_around, silhouettes, without_tiny
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
 from nucstyle.modality.model import ModalityModel, Recognition
 from nucstyle.report.page import write_report
+from nucstyle.workflows.provenance import data_fingerprint
 from nucstyle.workflows.statistics import measure_all, stacked
 
+MANIFEST = "manifest.csv"
 DEFAULT_K = 6
 """The paper's."""
 THUMBNAILS, THUMBNAIL_PX = 8, 128
@@ -115,8 +119,8 @@ class Discovery:
     """Of each image."""
     recognised: tuple[Recognition, ...]
     """What the model says of each image; a name that a person gave counts nevertheless."""
-    is_named: bool
-    """Whether names were given, instead of everything by K-means."""
+    given: frozenset[str]
+    """Names that the manifest gave to images of the training part."""
     k: int
     """What K-means was asked for."""
     candidates: tuple[Candidate, ...] = ()
@@ -158,10 +162,11 @@ def discover(
     dataset = open_dataset(data, format=format)
     inputs = [Path(data), *dataset.files, *([anchors] if anchors else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
+    _keep_edits(out)
     if anchors:
         dataset = _anchored(dataset, anchors, progress)
     found = find_modalities(dataset, config, progress=progress, cache=cache)
-    table = {**config.to_table(), "images": len(dataset)}
+    table = {**config.to_table(), "data": data_fingerprint(dataset)}
     with RunFolder.open(out, table, resume=resume, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device="cpu", precision="fp32")
         write_discovery(run, dataset, found, seed=config.seed)
@@ -169,17 +174,36 @@ def discover(
     return out
 
 
+def _keep_edits(out: Path) -> None:
+    """Refuse to write over a manifest that a person edited.
+
+    Raises:
+        RunFolderError: `out` holds one.
+    """
+    if (out / RESULT).is_file() and was_edited(out):
+        msg = f"{out / MANIFEST}: was edited since discover wrote it; obey it with --from and another --out, or move it away"
+        raise RunFolderError(msg)
+
+
 def _anchored(dataset: Dataset, anchors: Path, progress: Progress) -> Dataset:
     """The data set with the modalities that a manifest gives to some of its images."""
-    given = {record.id: record.modality for record in read_manifest(anchors) if record.modality}
-    known = given.keys() & {record.id for record in dataset.records}
-    if not known:
+    given = {record.id: record for record in read_manifest(anchors)}
+    known = [record for record in dataset.records if record.id in given]
+    if not any(given[record.id].modality for record in known):
         msg = f"{anchors}: names no modality of any image of the data; --from takes a manifest.csv of the same images"
         raise OptionError(msg)
+    for record in known:
+        if record.image.name != given[record.id].image.name:
+            other = given[record.id].image.name
+            msg = f"{anchors}: {record.id!r} is {other} there and {record.image} in the data; --from takes the same images"
+            raise OptionError(msg)
     if len(known) < len(given):
-        progress.say(f"{anchors}: {len(given) - len(known)} of its {len(given)} named images are not in the data")
+        progress.say(f"{anchors}: {len(given) - len(known)} of its {len(given)} images are not in the data")
     return dataset.with_records(
-        [replace(record, modality=given.get(record.id, record.modality)) for record in dataset.records]
+        [
+            replace(record, modality=given[record.id].modality) if record.id in given else record
+            for record in dataset.records
+        ]
     )
 
 
@@ -194,19 +218,28 @@ def find_modalities(
     statistics = measure_all(dataset, features=config.features, clahe=config.clahe, progress=progress, cache=cache)
     points, records = stacked(statistics), dataset.records
     train = [index for index, record in enumerate(records) if record.split in ("train", None)]
-    validation = [index for index, record in enumerate(records) if record.split == "validation"]
     train = train or list(range(len(records)))
-    fitted = set(train)
     groups, k, candidates = _divide(points[train], [records[index].modality for index in train], config)
     model = ModalityModel.from_groups(
-        [statistics[index] for index in train], groups, features=config.features, clahe=config.clahe
-    ).calibrated(points[[index for index in validation if index not in fitted]])
+        [statistics[index] for index in train],
+        groups,
+        reserved=[record.modality for record in records if record.modality],
+        features=config.features,
+        clahe=config.clahe,
+    )
+    fitted = set(train)
+    validation = [
+        index
+        for index, record in enumerate(records)
+        if record.split == "validation" and index not in fitted and record.modality in (None, *model.names)
+    ]
+    model = model.calibrated(points[validation], points[train])
     recognised = tuple(map(model.recognise, points))
     named = tuple(
         replace(record, modality=record.modality or said.name) for record, said in zip(records, recognised, strict=True)
     )
-    is_named = any(isinstance(group, str) for group in groups)
-    found = Discovery(model, named, tuple(statistics), recognised, is_named, k, candidates)
+    given = frozenset(group for group in groups if isinstance(group, str))
+    found = Discovery(model, named, tuple(statistics), recognised, given, k, candidates)
     for line in _remarks(found, config):
         progress.say(line)
     return found
@@ -221,6 +254,11 @@ def _divide(
         chosen, candidates = choose_k(points, seed=config.seed)
         return without_tiny(points, kmeans(points, chosen, seed=config.seed).labels_).tolist(), chosen, candidates
     k = config.k if isinstance(config.k, int) else len(known) or DEFAULT_K
+    if k < len(known):
+        msg = (
+            f"--k {k}: {len(known)} modalities are named ({', '.join(known)}); give at least as many, or leave --k out"
+        )
+        raise OptionError(msg)
     groups = kmeans_around(points, [known.index(name) if name else None for name in names], k, seed=config.seed)
     return [known[group] if group < len(known) else int(group) for group in groups], k, ()
 
@@ -228,31 +266,44 @@ def _divide(
 def _remarks(found: Discovery, config: DiscoverConfig) -> list[str]:
     """What a person should know at once."""
     counts = Counter(str(record.modality) for record in found.records)
-    parts = Counter(record.split or "not divided" for record in found.records)
-    source = "named" if found.is_named else "found"
-    made = len(found.model.names)
-    lines = [f"parts: {', '.join(f'{count} {part}' for part, count in parts.items())}"]
-    if parts.keys() & {"validation", "test"} and "train" in parts:
-        lines[0] += "; modalities are fitted to train and applied to the rest"
-    lines.append(f"modalities {source}: " + ", ".join(f"{name} ({counts[name]} images)" for name in sorted(counts)))
-    if not found.is_named and not found.candidates and made < found.k:
-        lines.append(f"asked for {found.k} modalities, made {made}: there are no more different images")
-    if found.candidates and made < found.k:
-        lines.append(f"{found.k} groups were found; those of one or two images joined the nearest other")
-    lines.extend(
-        f"modality {name!r} has one image; more of its kind, or a smaller --k, would serve better"
-        for name in found.model.names
-        if counts[name] == 1 and len(found.records) > 1
-    )
-    for one, other in combinations(sorted(counts), 2):
-        if _looks_misspelt(one, other):
-            lines.append(
-                f"modalities {one!r} and {other!r} differ by a letter or two; correct the manifest if they are one"
-            )
-    new = sum(one.is_new for one in found.recognised)
-    if new:
+    lines = [_on_parts(found), f"modalities {'named' if found.given else 'found'}: {_counted(counts)}"]
+    lines += [*_on_their_number(found, config), *_on_names(found, counts)]
+    if new := sum(one.is_new for one in found.recognised):
         lines.append(f"{new} images look like none of the modalities (column is_new of embedding.csv)")
     return lines
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({counts[name]} {'image' if counts[name] == 1 else 'images'})" for name in sorted(counts))
+
+
+def _on_parts(found: Discovery) -> str:
+    parts = Counter(record.split or "not divided" for record in found.records)
+    said = f"parts: {', '.join(f'{count} {part}' for part, count in parts.items())}"
+    if not parts.keys() & {"train", "not divided"}:
+        return f"{said}; no image is of the part train, so modalities are fitted to all"
+    return f"{said}; modalities are fitted to train and applied to the rest" if len(parts) > 1 else said
+
+
+def _on_their_number(found: Discovery, config: DiscoverConfig) -> Iterator[str]:
+    made = len(found.model.names)
+    if config.k == "auto" and found.given:
+        yield "--k auto looks for no others beside named modalities; give a number to let further ones form"
+    if not found.given and not found.candidates and made < found.k:
+        yield f"asked for {found.k} modalities, made {made}: there are no more different images"
+    if found.candidates and made < found.k:
+        yield f"{found.k} groups were found; those of one or two images joined the nearest other"
+
+
+def _on_names(found: Discovery, counts: Mapping[str, int]) -> Iterator[str]:
+    if outside := sorted(set(counts) - set(found.model.names)):
+        yield f"named only outside the part train, so nothing was learned of them: {', '.join(outside)}"
+    for name in found.model.names:
+        if counts[name] == 1 and len(found.records) > 1:
+            yield f"modality {name!r} has one image; more of its kind, or a smaller --k, would serve better"
+    for one, other in combinations(sorted(counts), 2):
+        if _looks_misspelt(one, other):
+            yield f"modalities {one!r} and {other!r} differ by a letter or two; correct the manifest if they are one"
 
 
 def _looks_misspelt(one: str, other: str) -> bool:
@@ -262,20 +313,23 @@ def _looks_misspelt(one: str, other: str) -> bool:
 
 
 def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed: int) -> None:
-    """Write everything that `report` and later verbs read."""
+    """Write everything that `report` and later verbs read; what is finished stays, with what a person changed in it."""
+    if run.is_finished():
+        return
+    for folder in (run.path / "samples", run.path / FIGURES):
+        shutil.rmtree(folder, ignore_errors=True)
     points = stacked(found.statistics)
     names = [str(record.modality) for record in found.records]
     distances = found.model.distances(points)
     borders = _borders(distances)
-    write_manifest(run.path / "manifest.csv", found.records)
+    write_manifest(run.path / MANIFEST, found.records)
     write_json(run.path / "modality.json", found.model.state())
     tiles = _shown(found)
     _write_embedding(run.path / "embedding.csv", found, points, borders, tiles)
     samples = run.path / "samples"
-    for number, modality in enumerate(found.model.names):
+    for modality in _all_names(found):
         members = [index for index, name in enumerate(names) if name == modality]
-        nearest = sorted(members, key=lambda index: float(distances[index, number]))
-        _write_thumbnails(samples / modality, dataset, nearest[:THUMBNAILS])
+        _write_thumbnails(samples / modality, dataset, _spread(members, distances, found.model.names, modality))
     # Folders of modalities have no underscore in their names, so these are safe.
     near = [int(index) for index in np.argsort(-borders, kind="stable") if borders[index] > 0][:BORDERS]
     new = sorted(
@@ -293,9 +347,11 @@ def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed:
             "seed": seed,
             "k": len(found.model.names),
             "k_asked": found.k,
-            "named_by": "person" if found.is_named else "k-means",
+            "named": sorted(found.given),
+            "manifest_sha256": _digest(run.path / MANIFEST),
+            "tiles": {"px": TILE_PX, "columns": TILE_COLUMNS, "most": TILES},
             "silhouette": _mean(values),
-            "modalities": {name: names.count(name) for name in found.model.names},
+            "modalities": {name: names.count(name) for name in _all_names(found)},
             "silhouettes": {
                 name: _mean(None if values is None else values[[other == name for other in names]])
                 for name in found.model.names
@@ -310,11 +366,40 @@ def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed:
     )
 
 
+def _all_names(found: Discovery) -> list[str]:
+    """Names of the model, then those that only images outside the training part have."""
+    return [*found.model.names, *sorted({str(record.modality) for record in found.records} - set(found.model.names))]
+
+
+def _spread(members: Sequence[int], distances: Array, names: Sequence[str], modality: str) -> list[int]:
+    """Some images of a modality, from the most typical to the least: the odd ones are what a person should see."""
+    if modality in names:
+        members = sorted(members, key=lambda index: float(distances[index, names.index(modality)]))
+    places = np.linspace(0, len(members) - 1, min(THUMBNAILS, len(members))).round().astype(int)
+    return [members[place] for place in places]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def was_edited(run: Path) -> bool:
+    """Whether the manifest of a finished run is no longer the one that `discover` wrote."""
+    try:
+        told = read_json(run / RESULT).get("manifest_sha256")
+    except RunFolderError:  # damaged
+        return False
+    return told is not None and (run / MANIFEST).is_file() and _digest(run / MANIFEST) != told
+
+
 def describe(run: Path) -> list[str]:
     """A line on each modality of a finished run, for the terminal."""
     counts = read_json(run / "result.json")["modalities"]
     found = read_modality_model(run / "modality.json").modalities
-    return [f"{one.name}: {one.sentence} to fit it, {counts[one.name]} in all" for one in found]
+    lines = [f"{one.name}: {one.sentence} to fit it, {counts[one.name]} in all" for one in found]
+    return lines + [
+        f"{name}: {counts[name]} images, none to fit it" for name in counts.keys() - {one.name for one in found}
+    ]
 
 
 def _mean(values: Array | None) -> float | None:

@@ -17,10 +17,10 @@ from nucstyle.data.dataset import Dataset
 from nucstyle.modality.features import Features, ImageStatistics
 from nucstyle.modality.model import measure_as
 
-_KIND = "colour-statistics-1"
+_KIND = "colour-statistics-2"
 """Count up when what is measured changes."""
-_MOST_THREADS, _AHEAD = 16, 4
-"""At most this many threads, each at most so many images ahead of what has been asked for."""
+_MOST_THREADS, _AHEAD = 8, 4
+"""At most this many threads, each with one image in memory, and at most so many results a thread waiting."""
 _ARRAYS = ("features", "background", "darkest", "brightest")
 
 
@@ -58,17 +58,14 @@ def _measured(
     def work(index: int) -> ImageStatistics:
         return measure_as(dataset.image(index), features, clahe)
 
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    threads = min(_MOST_THREADS, usable_cpus())
     waiting: deque[tuple[str | None, ImageStatistics | Future[ImageStatistics]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for index, record in enumerate(dataset.records):
                 key = content_key(record.image, features, clahe) if known.is_open else None
-                value = known.get(key) if key is not None else None
-                if value is not None:
-                    waiting.append((None, _from_values(value)))
-                else:
-                    waiting.append((key, pool.submit(work, index)))
+                statistics = _from_values(known.get(key)) if key is not None else None
+                waiting.append((None, statistics) if statistics else (key, pool.submit(work, index)))
                 if len(waiting) > threads * _AHEAD:
                     yield _settled(*waiting.popleft())
             while waiting:
@@ -85,8 +82,17 @@ def _to_values(statistics: ImageStatistics) -> dict[str, Any]:
     return {"skew": statistics.skew} | {name: getattr(statistics, name).tolist() for name in _ARRAYS}
 
 
-def _from_values(values: dict[str, Any]) -> ImageStatistics:
-    return ImageStatistics(skew=values["skew"], **{name: np.array(values[name], float) for name in _ARRAYS})
+def _from_values(values: Any) -> ImageStatistics | None:  # noqa: ANN401
+    """None for what is not there or damaged."""
+    try:
+        return ImageStatistics(skew=float(values["skew"]), **{name: np.array(values[name], float) for name in _ARRAYS})
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stacked(statistics: Sequence[ImageStatistics]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nucstyle.report.pictures import style_grid
 from nucstyle.style.model import StyleModel
 from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
-from nucstyle.workflows.discover import DiscoverConfig, find_modalities, numbers, write_discovery
+from nucstyle.workflows.discover import DiscoverConfig, find_modalities, numbers, read_modality_model, write_discovery
 from nucstyle.workflows.load import WEIGHTS, save_style
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
@@ -94,7 +94,7 @@ def train_style(
     inputs = [Path(data), Path(recipe), *dataset.files]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     dataset.training_part()  # refuses data without training images before anything is measured
-    settings = DiscoverConfig(k=k, seed=seed)
+    settings = _settings_beside(Path(data), DiscoverConfig(k=k, seed=seed))
     seen = dataset.part("train", "validation", None)  # validation images only say from where on an image is new
     found = find_modalities(seen, settings, progress=progress)
     named = seen.with_records(found.records)
@@ -108,6 +108,15 @@ def train_style(
         fit_style(run, style_run, progress=progress)
         write_report(run.path)
     return out
+
+
+def _settings_beside(data: Path, settings: DiscoverConfig) -> DiscoverConfig:
+    """Measure as `discover` did where the manifest is one that it wrote: its modality.json lies beside it."""
+    beside = (data.parent if data.suffix == ".csv" else data) / "modality.json"
+    if not beside.is_file():
+        return settings
+    model = read_modality_model(beside)
+    return replace(settings, features=model.features, clahe=model.clahe)
 
 
 def style_run_batches(style_run: StyleRun) -> StyleBatches:
