@@ -96,7 +96,8 @@ def test_a_wrong_line_is_refused_with_its_number(manifest, refusal, line, reason
 def test_a_missing_column_is_refused_with_the_header_as_it_should_be(manifest, refusal, header):
     message = refusal(DatasetError, read_manifest, manifest("a,a.png", header=header))
     column = "image" if header == "id" else "id"
-    assert message.endswith(f"manifest.csv: line 1: no column '{column}'; the header is {HEADER}")
+    assert f"manifest.csv: line 1: no column '{column}'; the first line must be {HEADER}" in message
+    assert message.endswith("; save it with commas between the columns") == (";" in header)
 
 
 def test_a_manifest_that_is_no_text_or_not_there_is_refused(manifest, refusal, tmp_path):

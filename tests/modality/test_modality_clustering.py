@@ -69,6 +69,13 @@ def test_one_or_two_odd_points_do_not_hide_the_groups_and_join_the_nearest(blobs
     assert same(found, np.append(groups, 2))
 
 
+def test_a_number_that_leaves_many_points_over_is_not_taken(blobs):
+    points, _ = blobs
+    odd = np.concatenate([points, 5 * np.eye(4), -5 * np.eye(4)])
+    k, candidates = choose_k(odd, seed=0)
+    assert all(one.strays <= 4 for one in candidates if one.k == k)
+
+
 def test_points_that_are_all_odd_are_one_group():
     assert without_tiny(np.eye(4), np.arange(4)).tolist() == [0] * 4
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.color import rgb2hsv
 
-from nucstyle.core.errors import DatasetError, WeightsError
+from nucstyle.core.errors import DatasetError, ImageError, WeightsError
 from nucstyle.modality.clustering import silhouettes
 from nucstyle.modality.features import FEATURES, N_FEATURES, measure
 from nucstyle.modality.model import FALSE_ALARMS, STATE_FORMAT, ModalityModel
@@ -125,6 +125,25 @@ def test_the_tails_are_the_darkest_and_brightest_twentieth():
     np.testing.assert_allclose(measured.darkest, [image[0, 0, :5].mean()] * 3, rtol=1e-6)
     np.testing.assert_allclose(measured.brightest, [image[0, 0, 95:].mean()] * 3, rtol=1e-6)
     np.testing.assert_allclose(measured.background, [0.5] * 3, atol=0.006)  # one of the two in the middle
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(1, 5, 5),
+        torch.zeros(5, 5),
+        torch.zeros(1, 3, 5, 5),
+        torch.zeros(3, 5, 5, dtype=torch.uint8),
+        np.zeros((3, 5, 5), np.float32),
+        torch.full((3, 5, 5), 255.0),
+        torch.full((3, 5, 5), -0.1),
+        torch.full((3, 5, 5), float("nan")),
+    ],
+    ids=str,
+)
+def test_what_is_not_an_image_is_refused(image):
+    with pytest.raises(ImageError, match=r"^an image (is a float tensor|has values in)"):
+        measure(image)
 
 
 # Finding modalities

@@ -84,6 +84,7 @@ def test_the_result_names_no_place_and_no_time(tiny_demo):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two demos
 def test_the_same_seed_gives_the_same_bytes(tiny_demo, tiny_settings, tmp_path):
     demo(tmp_path / "again", overrides=tiny_settings)
     assert (tmp_path / "again" / "result.json").read_bytes() == (tiny_demo / "result.json").read_bytes()

@@ -164,7 +164,7 @@ def test_the_rest_is_divided_around_what_a_person_named(found, run_verb, tmp_pat
     rows = rows_of(found / "manifest.csv")
     kept = [rows[0], rows[-1]]
     kept[0]["modality"], kept[1]["modality"] = "dapi", "he"
-    rewrite(tmp_path / "some.csv", [{**row, "image": str(found / row["image"])} for row in kept])
+    rewrite(tmp_path / "some.csv", [{**row, "image": str(found / row["image"]), "labels": ""} for row in kept])
     result = run_verb("discover", "data", "--from", "some.csv", "--out", "again")
     assert result.exit_code == 0, result.output
     assert list(modalities_of(tmp_path / "again").values()) == ["dapi"] * 4 + ["he"] * 4
@@ -172,7 +172,9 @@ def test_the_rest_is_divided_around_what_a_person_named(found, run_verb, tmp_pat
 
 def test_further_modalities_form_beside_the_named_ones(found, run_verb, tmp_path):
     rows = rows_of(found / "manifest.csv")
-    rewrite(tmp_path / "some.csv", [{**rows[0], "image": str(found / rows[0]["image"]), "modality": "dapi"}])
+    rewrite(
+        tmp_path / "some.csv", [{**rows[0], "image": str(found / rows[0]["image"]), "labels": "", "modality": "dapi"}]
+    )
     result = run_verb("discover", "data", "--from", "some.csv", "--k", 2, "--out", "again")
     assert result.exit_code == 0, result.output
     names = list(modalities_of(tmp_path / "again").values())
@@ -181,14 +183,38 @@ def test_further_modalities_form_beside_the_named_ones(found, run_verb, tmp_path
     assert names[4] != "dapi"
 
 
-def test_a_manifest_of_other_images_is_refused(found, run_verb, tmp_path):
-    rows = rows_of(found / "manifest.csv")
-    other = [{**row, "id": f"other-{row['id']}", "image": str(found / row["image"])} for row in rows]
-    rewrite(tmp_path / "other.csv", other)
+def test_images_that_came_later_join_those_of_the_manifest(found, run_verb, tmp_path, field):
+    (tmp_path / "later").mkdir()
+    for number in range(4):
+        Image.fromarray(field(20 + number, stained=number > 1)[0]).save(tmp_path / "later" / f"new-{number}.png")
+    result = run_verb("discover", "later", "--from", "found", "--out", "again")  # the run folder will do
+    assert result.exit_code == 0, result.output
+    assert "8 of its images are not in the data and are taken along" in result.output
+    before, after = modalities_of(found), modalities_of(tmp_path / "again")
+    assert {name: after[name] for name in before} == before
+    assert [after[f"new-{number}"] for number in range(4)] == [before["field-0"]] * 2 + [before["field-7"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("id,image,labels,modality,split,field_of_view\na,data/images/field-0.png,,,,\n", "names no modality"),
+        ("id;image;labels;modality\na;b;c;d\n", "save it with commas"),
+        (None, "other.csv"),
+    ],
+)
+def test_a_manifest_that_names_nothing_is_refused(found, run_verb, tmp_path, content, said):
+    if content:
+        (tmp_path / "other.csv").write_text(content)
     result = run_verb("discover", "data", "--from", "other.csv", "--out", "again")
     assert result.exit_code == 2
-    assert "other.csv" in result.output
+    assert said in result.output
     assert not (tmp_path / "again").exists()
+
+
+def test_no_further_modalities_can_form_where_every_image_has_a_name(found, run_verb):
+    result = run_verb("discover", "found/manifest.csv", "--k", 5, "--out", "again")
+    assert "asked for 5 modalities, made 2: too few images without a name" in result.output
 
 
 def test_a_name_that_looks_misspelt_is_pointed_out(found, run_verb):
@@ -234,7 +260,7 @@ def test_an_empty_name_in_the_given_manifest_divides_the_image_anew(found, run_v
     rows = rows_of(found / "manifest.csv")
     for row in rows[1:4]:
         row["modality"] = ""
-    rewrite(tmp_path / "some.csv", [{**row, "image": str(found / row["image"])} for row in rows])
+    rewrite(tmp_path / "some.csv", [{**row, "image": str(found / row["image"]), "labels": ""} for row in rows])
     rows[1]["modality"] = "slip"
     rewrite(found / "manifest.csv", rows)
     assert run_verb("discover", "found/manifest.csv", "--from", "some.csv", "--out", "again").exit_code == 0
@@ -243,7 +269,8 @@ def test_an_empty_name_in_the_given_manifest_divides_the_image_anew(found, run_v
 
 def test_ids_of_other_files_are_refused(found, run_verb, tmp_path, write_pairs):
     rows = rows_of(found / "manifest.csv")
-    elsewhere = [{**row, "image": str((found / row["image"]).with_name("cell.png"))} for row in rows]
+    (tmp_path / "cell.png").write_bytes((found / rows[0]["image"]).read_bytes())
+    elsewhere = [{**rows[0], "image": "cell.png", "labels": ""}]
     rewrite(tmp_path / "elsewhere.csv", elsewhere)
     result = run_verb("discover", "data", "--from", "elsewhere.csv", "--out", "again")
     assert result.exit_code == 2

@@ -43,8 +43,11 @@ def read_manifest(path: Path) -> list[Record]:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")  # line breaks inside a quoted field stay as they are
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path}: cannot be read as UTF-8 text ({error})"
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}; give a manifest.csv"
+        raise DatasetError(msg) from None
+    except UnicodeDecodeError as error:
+        msg = f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
         raise DatasetError(msg) from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
@@ -57,7 +60,8 @@ def read_manifest(path: Path) -> list[Record]:
 def _read_rows(reader: csv.DictReader[str], path: Path) -> list[Record]:
     missing = [column for column in COLUMNS[:2] if column not in (reader.fieldnames or ())]
     if missing:
-        msg = f"{path}: line 1: no column {missing[0]!r}; the header is {','.join(COLUMNS)}"
+        commas = "; save it with commas between the columns" if ";" in "".join(reader.fieldnames or ()) else ""
+        msg = f"{path}: line 1: no column {missing[0]!r}; the first line must be {','.join(COLUMNS)}{commas}"
         raise DatasetError(msg)
     records: dict[str, Record] = {}
     for row in reader:

@@ -33,7 +33,7 @@ MIN_SILHOUETTE = 0.25
 _MOST_IMAGES = 3000
 """The silhouette needs all distances, so of more images `--k auto` looks at a sample."""
 MOST_CENTRES, STRAYED_SHARE = 8, 0.05
-"""Of one modality, and when it gets another; see `centres_of`."""
+"""Of one modality, and when it gets another, see `centres_of`; `--k auto` gives no larger share of images to other groups."""
 _ROUNDS, _FEW_RESTARTS = 30, 3
 
 # N = images, D = features, K = groups
@@ -53,6 +53,8 @@ class Candidate:
     without a tenth of the images."""
     modalities: int
     """Groups of at least `MIN_SIZE` images."""
+    strays: int
+    """Images of smaller groups."""
 
 
 def kmeans(features: Array, k: int, *, seed: int, restarts: int = RESTARTS) -> KMeans:
@@ -72,9 +74,9 @@ def kmeans(features: Array, k: int, *, seed: int, restarts: int = RESTARTS) -> K
 def choose_k(features: Array, *, seed: int) -> tuple[int, tuple[Candidate, ...]]:
     """How many groups there are.
 
-    Among the numbers whose groups, but for tiny ones, are stable under resampling (Hennig 2007, Cluster-wise assessment of
-    cluster stability), the *largest* whose mean silhouette is within two standard errors of the best: too coarse a division
-    mixes stains, one that is a little too fine costs nothing.
+    Among the numbers whose groups are stable under resampling (Hennig 2007, Cluster-wise assessment of cluster stability; but
+    for tiny ones of few images in all), the *largest* whose mean silhouette is within two standard errors of the best: too
+    coarse a division mixes stains, one that is a little too fine costs nothing.
 
     Args:
         features: (N, D); of more than 3,000 a sample is looked at.
@@ -87,7 +89,10 @@ def choose_k(features: Array, *, seed: int) -> tuple[int, tuple[Candidate, ...]]
     features = features[_shuffled(len(features), seed, "choose k")[:_MOST_IMAGES]]
     most = min(MOST_MODALITIES, len(np.unique(features, axis=0)), len(features) - 1)
     candidates = tuple(_candidate(features, k, seed=seed) for k in range(2, most + 1))
-    sound = [one for one in candidates if one.modalities > 1 and one.stability >= MIN_STABILITY]
+    most_strays = max(1, STRAYED_SHARE * len(features))
+    sound = [
+        one for one in candidates if one.modalities > 1 and one.stability >= MIN_STABILITY and one.strays <= most_strays
+    ]
     best = max(sound, key=lambda one: one.silhouette, default=None)
     if best is None or best.silhouette < MIN_SILHOUETTE:
         return 1, candidates
@@ -112,6 +117,7 @@ def _candidate(features: Array, k: int, *, seed: int) -> Candidate:
         standard_error=float(values.std() / np.sqrt(len(values))),
         stability=float(np.mean(agreement, axis=0)[large].min(initial=1.0)),
         modalities=int(large.sum()),
+        strays=int((~large[groups]).sum()),
     )
 
 

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from skimage.color import rgb2hsv
 from torch import Tensor
 
+from nucstyle.core.errors import ImageError
+
 Array = npt.NDArray[np.float64]
 Features = Literal["chroma", "hsv"]
 FEATURES: tuple[Features, ...] = ("chroma", "hsv")
@@ -66,7 +68,11 @@ def measure(image: Tensor, *, features: Features = "chroma") -> ImageStatistics:
 
     Returns:
         Its statistics; a constant image has spreads and skew 0.
+
+    Raises:
+        ImageError: Of another shape or type, or a value is outside [0, 1] or not a number.
     """
+    _check(image)
     image = image.detach().cpu().float()
     pixels = _thinned(image).flatten(1)
     tails = _tails(pixels)
@@ -78,6 +84,19 @@ def measure(image: Tensor, *, features: Features = "chroma") -> ImageStatistics:
         # Each alone is wrong now and then: the first where tissue fills the field, the second where nothing is in it.
         skew=round((tails[3] + _local_skew(image)) / 2, _DIGITS),
     )
+
+
+def _check(image: Tensor) -> None:
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        got = f"{tuple(image.shape)} of {image.dtype}" if hasattr(image, "shape") else type(image).__name__
+        msg = (
+            f"an image is a float tensor of shape (3, H, W), as open_dataset gives it; got {type(image).__name__} {got}"
+        )
+        raise ImageError(msg)
+    low, high = (float(value) for value in image.aminmax())
+    if not (low >= 0 and high <= 1):  # false for NaN as well
+        msg = f"an image has values in [0, 1], got {low:g} to {high:g}; divide 8-bit values by 255"
+        raise ImageError(msg)
 
 
 def _thinned(image: Tensor) -> Tensor:

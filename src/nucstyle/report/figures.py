@@ -61,7 +61,7 @@ def modalities(
             axes.scatter(
                 [x for x, _ in own], [y for _, y in own], s=16, c=colour, label=f"{name} ({len(own)})", alpha=0.8, lw=0
             )
-        axes.set_xlabel("first principal axis of hue, saturation and value")
+        axes.set_xlabel("first principal axis of what was measured of the colours")
         axes.set_ylabel("second principal axis")
         axes.legend(frameon=False, loc="best", fontsize=8)
         columns = max((len(pictures) for pictures in shown.values()), default=1) or 1
@@ -98,10 +98,10 @@ def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) ->
             c=COLOURS[1],
             marker="s",
             ls="--",
-            label="stability of the least stable modality (Jaccard)",
+            label="stability of the least stable group (Jaccard)",
         )
         axes.axvline(chosen, c="#7f7f7f", lw=1, ls=":")
-        axes.set_xlabel("number of modalities")
+        axes.set_xlabel("number of groups")
         axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
         axes.set_xticks(k)
         axes.legend(frameon=False, fontsize=8, loc="lower left")

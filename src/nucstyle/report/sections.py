@@ -102,6 +102,8 @@ class Scatter:
 
 
 _WIDTH, _HEIGHT, _MARGIN = 680, 440, 18
+_FEW = 20
+"""Fewer images than this calibrate nothing."""
 
 
 def discover(run: Path) -> Section:
@@ -131,6 +133,10 @@ def _order(model: Mapping[str, Any]) -> Callable[[str], tuple[int, str]]:
     return lambda name: (places.get(name, len(places)), name)
 
 
+def _count(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def _edited(run: Path, result: Mapping[str, Any]) -> str:
     manifest = run / "manifest.csv"
     if not manifest.is_file() or hashlib.sha256(manifest.read_bytes()).hexdigest() == result["manifest_sha256"]:
@@ -150,7 +156,10 @@ def _how_found(
         "chroma": "mean colour, spread of colour and median brightness",
         "hsv": "means and deviations of hue, saturation and value",
     }[model["features"]]
-    said = f"{len(rows)} images, {len(model['modalities'])} modalities. "
+    learned = {one["name"] for one in model["modalities"]}
+    said = f"{_count(len(rows), 'image')}, {_count(len(learned), 'modality', 'modalities')}. "
+    if others := [name for name in result["modalities"] if name not in learned]:
+        said += f"Nothing was learned of {', '.join(others)}: named only outside the part train. "
     if not result["named"]:
         said += (
             f"They were found by K-means on the {measured} of each image. No metadata and no masks were used; the names come "
@@ -205,9 +214,10 @@ def _number_of_modalities(run: Path, result: Mapping[str, Any]) -> tuple[Section
     if not tried:
         return ()
     said = (
-        f"{result['k_asked']} was taken: the largest number whose every group of three images or more is stable (Jaccard index "
-        "of at least 0.95 when a tenth of the images is left out), and whose mean silhouette is within two standard errors of "
-        "the best. Groups of one or two images join the nearest other."
+        f"{result['k_asked']} groups were taken: the largest number whose every group of three images or more is stable "
+        "(Jaccard index of at least 0.95 when a tenth of the images is left out), and whose mean silhouette is within two "
+        "standard errors of the best. Images of groups of one or two join the nearest other (a twentieth of all at most), so "
+        f"{_count(result['k'], 'modality is', 'modalities are')} left."
     )
     if result["k_asked"] == 1:
         said = "One modality: no number of groups was stable and well apart (mean silhouette of at least 0.25)."
@@ -261,6 +271,8 @@ def _new(run: Path, model: Mapping[str, Any], result: Mapping[str, Any], count: 
     )
     if novelty["calibrated_on"] != "validation":
         said += " That rate is optimistic: the modalities were fitted to images that the threshold was taken from."
+    if novelty["n_images"] < _FEW:
+        said += " So few images cannot tell what is new: take it as a hint."
     folder = sorted((run / "samples" / "_new").glob("*.png"))
     pictures = [picture(path, _plain(name[:24]), _plain(name)) for path, name in zip(folder, new["ids"], strict=False)]
     return (Section("Like nothing seen", (said,), pictures=_present(pictures)),)

@@ -25,7 +25,7 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_jpeg, write_png
-from nucstyle.data.manifest import Record, read_manifest, write_manifest
+from nucstyle.data.manifest import Record, write_manifest
 from nucstyle.data.run_folder import FIGURES, RESULT, RunFolder, check_target, read_json, write_json
 from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_around, silhouettes, without_tiny
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
@@ -146,7 +146,8 @@ def discover(
         out: The run folder: `manifest.csv`, `modality.json`, `embedding.csv`, `samples/`, `figures/`, `report.html`.
         progress: Shown to the person.
         config: Settings; None = defaults.
-        anchors: A manifest whose modalities hold for the images that it names; the others are divided around them.
+        anchors: A manifest, or the run folder that holds it, whose modalities hold for the images that it names; the others are
+            divided around them. Its images that are not in the data are taken along.
         format: Layout of the data; None = find out.
         cache: Whether to use what was measured of the same files before.
         resume: Go on in `out`.
@@ -186,25 +187,22 @@ def _keep_edits(out: Path) -> None:
 
 
 def _anchored(dataset: Dataset, anchors: Path, progress: Progress) -> Dataset:
-    """The data set with the modalities that a manifest gives to some of its images."""
-    given = {record.id: record for record in read_manifest(anchors)}
-    known = [record for record in dataset.records if record.id in given]
-    if not any(given[record.id].modality for record in known):
-        msg = f"{anchors}: names no modality of any image of the data; --from takes a manifest.csv of the same images"
+    """The data set with the modalities that a manifest gives, and with the images of that manifest that are not in the data."""
+    manifest = anchors / MANIFEST if anchors.is_dir() else anchors
+    given = {record.id: record for record in open_dataset(manifest, format="manifest").records}
+    if not any(record.modality for record in given.values()):
+        msg = f"{manifest}: names no modality of any image; --from takes a manifest.csv whose column modality is filled"
         raise OptionError(msg)
-    for record in known:
-        if record.image.name != given[record.id].image.name:
-            other = given[record.id].image.name
-            msg = f"{anchors}: {record.id!r} is {other} there and {record.image} in the data; --from takes the same images"
+    records = []
+    for record in dataset.records:
+        known = given.pop(record.id, None)
+        if known and known.image.name != record.image.name:
+            msg = f"{manifest}: {record.id!r} is {known.image.name} there and {record.image} in the data; rename one of them"
             raise OptionError(msg)
-    if len(known) < len(given):
-        progress.say(f"{anchors}: {len(given) - len(known)} of its {len(given)} images are not in the data")
-    return dataset.with_records(
-        [
-            replace(record, modality=given[record.id].modality) if record.id in given else record
-            for record in dataset.records
-        ]
-    )
+        records.append(replace(record, modality=known.modality) if known else record)
+    if given:
+        progress.say(f"{manifest}: {len(given)} of its images are not in the data and are taken along")
+    return Dataset([*records, *given.values()])
 
 
 def find_modalities(
@@ -266,7 +264,7 @@ def _divide(
 def _remarks(found: Discovery, config: DiscoverConfig) -> list[str]:
     """What a person should know at once."""
     counts = Counter(str(record.modality) for record in found.records)
-    lines = [_on_parts(found), f"modalities {'named' if found.given else 'found'}: {_counted(counts)}"]
+    lines = [_on_parts(found), f"modalities of all images: {_counted(counts)}"]
     lines += [*_on_their_number(found, config), *_on_names(found, counts)]
     if new := sum(one.is_new for one in found.recognised):
         lines.append(f"{new} images look like none of the modalities (column is_new of embedding.csv)")
@@ -274,7 +272,11 @@ def _remarks(found: Discovery, config: DiscoverConfig) -> list[str]:
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({counts[name]} {'image' if counts[name] == 1 else 'images'})" for name in sorted(counts))
+    return ", ".join(f"{name} ({_images(counts[name])})" for name in sorted(counts))
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _on_parts(found: Discovery) -> str:
@@ -289,8 +291,10 @@ def _on_their_number(found: Discovery, config: DiscoverConfig) -> Iterator[str]:
     made = len(found.model.names)
     if config.k == "auto" and found.given:
         yield "--k auto looks for no others beside named modalities; give a number to let further ones form"
+    if found.given and made < found.k:
+        yield f"asked for {found.k} modalities, made {made}: too few images without a name; empty the column modality of some"
     if not found.given and not found.candidates and made < found.k:
-        yield f"asked for {found.k} modalities, made {made}: there are no more different images"
+        yield f"asked for {found.k} modalities, made {made}: the images that they are fitted to do not differ in more ways"
     if found.candidates and made < found.k:
         yield f"{found.k} groups were found; those of one or two images joined the nearest other"
 
@@ -339,7 +343,10 @@ def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed:
     _write_thumbnails(samples / "_new", dataset, new[:BORDERS])
     _write_tiles(samples / "_tiles.jpg", dataset, list(tiles))
     order = np.argsort(distances, axis=1, kind="stable")
-    values = silhouettes(points, names)
+    learned = np.isin(names, found.model.names)
+    values = np.full(len(points), np.nan)
+    if (known := silhouettes(points[learned], [name for name in names if name in found.model.names])) is not None:
+        values[learned] = known
     run.write_result(
         {
             "format": 1,
@@ -352,10 +359,7 @@ def write_discovery(run: RunFolder, dataset: Dataset, found: Discovery, *, seed:
             "tiles": {"px": TILE_PX, "columns": TILE_COLUMNS, "most": TILES},
             "silhouette": _mean(values),
             "modalities": {name: names.count(name) for name in _all_names(found)},
-            "silhouettes": {
-                name: _mean(None if values is None else values[[other == name for other in names]])
-                for name in found.model.names
-            },
+            "silhouettes": {name: _mean(values[[other == name for other in names]]) for name in found.model.names},
             "candidates": [asdict(one) for one in found.candidates],
             "borders": [
                 {"id": found.records[i].id, "between": [found.model.names[number] for number in order[i, :2]]}
@@ -398,12 +402,12 @@ def describe(run: Path) -> list[str]:
     found = read_modality_model(run / "modality.json").modalities
     lines = [f"{one.name}: {one.sentence} to fit it, {counts[one.name]} in all" for one in found]
     return lines + [
-        f"{name}: {counts[name]} images, none to fit it" for name in counts.keys() - {one.name for one in found}
+        f"{name}: {_images(counts[name])}, none to fit it" for name in counts.keys() - {one.name for one in found}
     ]
 
 
-def _mean(values: Array | None) -> float | None:
-    return None if values is None or np.isnan(values).all() else float(np.nanmean(values))
+def _mean(values: Array) -> float | None:
+    return None if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def _borders(distances: Array) -> Array:
