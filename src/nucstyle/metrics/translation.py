@@ -1,0 +1,164 @@
+"""How well a restyled image keeps its nuclei and reaches its target: pure functions on pixels and features.
+
+A fitted classifier between nucleus and background has no sign, so it would not see nuclei that stay bright on a light ground;
+these measures do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt, find_objects
+from scipy.ndimage import label as connected
+from scipy.stats import rankdata
+
+from nucstyle.core.errors import OptionError
+
+Array = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+
+RING_PX = (1.0, 6.0)
+"""A ring around nuclei lies farther than the first and at most as far as the second from them."""
+MIN_OBJECT_PX = 16
+"""Smaller predicted objects are specks, not nuclei."""
+FALSE_OVERLAP = 0.25
+"""A predicted object of which less than this lies on true nuclei is false."""
+
+# H, W = size of the image, N, M = images or crops, D = features
+
+
+def separation(grey: npt.NDArray[np.floating], labels: Labels) -> float | None:
+    """Are nuclei brighter than what surrounds them?
+
+    The area under the ROC curve of the grey values of nucleus pixels against those of the rings around the nuclei.
+
+    Args:
+        grey: (H, W) mean of R, G and B.
+        labels: (H, W) integers, 0 = background.
+
+    Returns:
+        In [0, 1]: 1 = every nucleus pixel is brighter than every ring pixel, 0.5 = no difference, 0 = all darker. None where
+        there is no nucleus or no ring.
+
+    Raises:
+        OptionError: Image and labels are of different sizes.
+    """
+    _check_sizes(grey, labels)
+    nuclei = labels > 0
+    if not nuclei.any() or nuclei.all():
+        return None
+    away = distance_transform_edt(~nuclei)
+    ring = (away > RING_PX[0]) & (away <= RING_PX[1])
+    inside, outside = grey[nuclei], grey[ring]
+    if not len(outside):
+        return None
+    ranks = rankdata(np.concatenate([inside, outside]))[: len(inside)]
+    return float((ranks.sum() - len(inside) * (len(inside) + 1) / 2) / (len(inside) * len(outside)))
+
+
+def signed_separation(grey: npt.NDArray[np.floating], labels: Labels, *, polarity: int) -> float | None:
+    """`separation` in the direction that a modality should have: 1 = right and complete, 0 = complete and of the wrong sign.
+
+    Args:
+        grey: (H, W) mean of R, G and B.
+        labels: (H, W) integers, 0 = background.
+        polarity: 1 if nuclei should be brighter than the background, -1 if darker.
+    """
+    value = separation(grey, labels)
+    return value if value is None or polarity > 0 else 1 - value
+
+
+def dice(predicted: Mask, truth: Mask) -> float:
+    """Twice the overlap over the sum of the areas, in [0, 1]; 1 where both are empty.
+
+    Args:
+        predicted: (H, W) bool.
+        truth: (H, W) bool.
+
+    Raises:
+        OptionError: They are of different sizes.
+    """
+    _check_sizes(predicted, truth)
+    total = int(predicted.sum()) + int(truth.sum())
+    return 2 * int((predicted & truth).sum()) / total if total else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FalseObjects:
+    """Predicted foreground objects that are not on nuclei."""
+
+    false: int
+    """How many."""
+    nuclei: int
+    """True nuclei of the image."""
+
+    @property
+    def per_nucleus(self) -> float:
+        """False objects per true nucleus; an image without nuclei counts as one with one."""
+        return self.false / max(1, self.nuclei)
+
+
+def false_objects(predicted: Mask, labels: Labels) -> FalseObjects:
+    """Count objects (8-connected, of at least `MIN_OBJECT_PX`) that lie on the background of the truth.
+
+    Args:
+        predicted: (H, W) bool, foreground as a judge sees it.
+        labels: (H, W) integers, 0 = background.
+
+    Raises:
+        OptionError: They are of different sizes.
+    """
+    _check_sizes(predicted, labels)
+    objects, count = connected(predicted, np.ones((3, 3)))
+    nuclei = labels > 0
+    false = 0
+    for number, place in enumerate(find_objects(objects, count), start=1):
+        own = objects[place] == number
+        false += int(own.sum() >= MIN_OBJECT_PX and nuclei[place][own].mean() < FALSE_OVERLAP)
+    return FalseObjects(false, len(np.unique(labels[nuclei])))
+
+
+def kernel_distance(features: Array, others: Array) -> float:
+    """Unbiased squared maximum mean discrepancy with the kernel (x . y / D + 1) ** 3 (Binkowski et al. 2018, there called KID).
+
+    Its expectation is 0 for two samples of one distribution, so it may be a little below 0. It is not the FID, and the
+    features here are not those of Inception.
+
+    Args:
+        features: (N, D), N >= 2.
+        others: (M, D), M >= 2.
+
+    Raises:
+        OptionError: Fewer than two samples, or features of different sizes.
+    """
+    if min(len(features), len(others)) < 2 or features.shape[1] != others.shape[1]:
+        msg = f"a kernel distance needs two samples or more of equal size on both sides, got {features.shape}, {others.shape}"
+        raise OptionError(msg)
+
+    def kernel(one: Array, other: Array) -> Array:
+        values: Array = (one @ other.T / one.shape[1] + 1) ** 3
+        return values
+
+    def without_itself(one: Array) -> float:
+        values = kernel(one, one)
+        return float((values.sum() - np.trace(values)) / (len(one) * (len(one) - 1)))
+
+    return without_itself(features) + without_itself(others) - 2 * float(kernel(features, others).mean())
+
+
+def colour_spread(means: Array) -> float:
+    """How much images differ in colour: the root of the summed variances of their mean R, G and B.
+
+    Args:
+        means: (N, 3) mean colour of each image, in [0, 1].
+    """
+    return float(np.sqrt(means.var(axis=0).sum()))
+
+
+def _check_sizes(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> None:
+    if one.shape != other.shape:
+        msg = f"sizes differ: {one.shape} and {other.shape}; give the labels of this image"
+        raise OptionError(msg)
