@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow check clean
+.PHONY: help demo test test-slow check bench clean
 
 help:
 	@echo "make demo       the whole way on the bundled images, then open demo-run/report.html"
 	@echo "make test       checks and fast tests"
 	@echo "make test-slow  fuzzing, kill sweeps, integrations, several processes"
 	@echo "make check      ruff, mypy, import-linter"
+	@echo "make bench DATA=stage1_train TRUTH=colours.csv   modalities against the known colours of DSB 2018"
 	@echo "make clean      remove the environment, caches and demo-run"
 
 # A file of its own: an environment whose making was cut off has a python but no pip.
@@ -42,6 +43,9 @@ test: check
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/pytest -m slow
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/modality.py $(DATA) $(TRUTH)
 
 clean:
 	rm -rf $(VENV) demo-run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
