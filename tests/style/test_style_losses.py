@@ -33,6 +33,38 @@ def test_latent_is_the_mean_absolute_difference_of_attributes():
     assert float(losses.latent_loss(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, 2.0]]))) == 2
 
 
+def test_colours_are_compared_where_there_is_background_and_where_there_are_objects():
+    height = torch.tensor([[0.0, 0.0], [1.0, 0.4]]).expand(1, 1, 2, 2)  # the last pixel is neither
+    wanted = torch.tensor([[0.1, 0.2, 0.3, 0.7, 0.8, 0.9]])
+    image = torch.zeros(1, 3, 2, 2)
+    image[0, :, 0], image[0, :, 1, 0] = wanted[0, :3, None], wanted[0, 3:]
+    assert float(losses.colour_loss(image, height, wanted)) == pytest.approx(0, abs=1e-6)
+    image[0, :, 1, 1] = 5.0
+    assert float(losses.colour_loss(image, height, wanted)) == pytest.approx(0, abs=1e-6)
+    image[0, :, 1, 0] += 0.6
+    assert float(losses.colour_loss(image, height, wanted)) == pytest.approx(0.3, abs=1e-6)
+    image[0, :, 0, 0] -= 0.2  # half of the background
+    assert float(losses.colour_loss(image, height, wanted)) == pytest.approx(0.35, abs=1e-6)
+
+
+def test_a_field_without_objects_is_asked_for_its_background_alone():
+    wanted = torch.tensor([[0.1] * 3 + [0.7] * 3])
+    image = torch.full((1, 3, 8, 8), 0.3)
+    assert float(losses.colour_loss(image, torch.zeros(1, 1, 8, 8), wanted)) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_heights_must_stay_where_nuclei_are_and_may_not_rise_elsewhere():
+    nuclei = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0]).reshape(1, 1, 1, 5)
+    source = torch.tensor([1.0, 0.5, 0.0, 0.6, 0.0]).reshape(1, 1, 1, 5)
+    assert float(losses.height_loss(source, source, nuclei)) == 0
+    textured = torch.tensor([1.4, 0.4, 0.35, 0.6, -0.5]).reshape(1, 1, 1, 5)  # darker texture, and none lost
+    assert float(losses.height_loss(textured, source, nuclei)) == pytest.approx(0, abs=1e-6)
+    lost = torch.tensor([0.3, 0.5, 0.0, 0.6, 0.0]).reshape(1, 1, 1, 5)
+    assert float(losses.height_loss(lost, source, nuclei)) == pytest.approx(0.5 / 5)
+    invented = torch.tensor([1.0, 0.5, 0.95, 0.9, 0.0]).reshape(1, 1, 1, 5)
+    assert float(losses.height_loss(invented, source, nuclei)) == pytest.approx((0.6 + 0.3) / 5)
+
+
 def test_kl_is_zero_at_the_standard_normal_and_nowhere_else():
     zeros = torch.zeros(4, 8)
     assert float(losses.kl_loss(zeros, zeros)) == 0
@@ -49,12 +81,30 @@ def test_kl_is_the_divergence_that_torch_computes_summed_over_attributes_and_ave
 
 def test_critic_hinges_at_one_on_both_sides():
     real, made = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
-    assert float(losses.critic_loss(real, made)) == (0 + 0.5) / 2 + (0 + 1) / 2
-    assert float(losses.critic_loss(torch.full((3, 4, 4), 1.0), torch.full((3, 4, 4), -1.0))) == 0
+    assert float(losses.critic_loss([real], [made])) == (0 + 0.5) / 2 + (0 + 1) / 2
+    assert float(losses.critic_loss([torch.full((3, 4, 4), 1.0)], [torch.full((3, 4, 4), -1.0)])) == 0
+
+
+def test_every_map_counts_alike_however_many_cells_it_has():
+    small, large = torch.zeros(1, 1), torch.full((1, 100), -1.0)
+    assert float(losses.critic_loss([small, large], [-1 - small, -1 + 0 * large])) == (1 + 2) / 2
+    assert float(losses.deception_loss([small, large])) == 0.5
+
+
+def test_cross_entropy_takes_logits_and_does_not_overflow():
+    """Defect 4 of the published code: a sigmoid, then the logarithm."""
+    real, made = torch.tensor([0.0, 2.0]), torch.tensor([1.0, -1.0])
+    naive = -(math.log(0.5) + math.log(1 / (1 + math.exp(-2)))) / 2
+    naive -= (math.log(1 - 1 / (1 + math.exp(-1))) + math.log(1 - 1 / (1 + math.exp(1)))) / 2
+    assert float(losses.critic_loss([real], [made], "cross-entropy")) == pytest.approx(naive, rel=1e-6)
+    wanted = -(math.log(1 / (1 + math.exp(-1))) + math.log(1 / (1 + math.exp(1)))) / 2
+    assert float(losses.deception_loss([made], "cross-entropy")) == pytest.approx(wanted, rel=1e-6)
+    far = torch.tensor([-300.0])
+    assert float(losses.deception_loss([far], "cross-entropy")) == 300
 
 
 def test_deception_is_the_negative_mean_realness():
-    assert float(losses.deception_loss(torch.tensor([[1.0, 2.0], [3.0, -2.0]]))) == -1
+    assert float(losses.deception_loss([torch.tensor([[1.0, 2.0], [3.0, -2.0]])])) == -1
 
 
 def test_modality_is_the_mean_cross_entropy_with_raw_logits():
@@ -110,10 +160,12 @@ MEANS = {
     "reconstruction": (losses.reconstruction_loss, (drawn(3, 3, 8, 8), drawn(3, 3, 8, 8, name="wanted"))),
     "latent": (losses.latent_loss, (drawn(3, 8), drawn(3, 8, name="drawn attribute"))),
     "kl": (losses.kl_loss, (drawn(3, 8), drawn(3, 8, name="log variance"))),
-    "critic": (losses.critic_loss, (drawn(3, 4, 4), drawn(3, 4, 4, name="made"))),
-    "deception": (losses.deception_loss, (drawn(3, 4, 4),)),
+    "critic": (lambda real, made: losses.critic_loss([real], [made]), (drawn(3, 4, 4), drawn(3, 4, 4, name="made"))),
+    "deception": (lambda made: losses.deception_loss([made]), (drawn(3, 4, 4),)),
+    "colour": (losses.colour_loss, (drawn(3, 3, 4, 4), drawn(3, 1, 4, 4, name="height"), drawn(3, 6))),
     "modality": (losses.modality_loss, (drawn(3, 4), torch.tensor([0, 3, 1]))),
     "confusion": (losses.confusion_loss, (drawn(3, 4),)),
+    "height": (losses.height_loss, (drawn(3, 1, 4, 4), drawn(3, 1, 4, 4, name="h"), drawn(3, 1, 4, 4).sigmoid())),
     "nucleus": (losses.nucleus_loss, (drawn(3, 1, 4, 4), drawn(3, 1, 4, 4).sigmoid(), torch.tensor([1.0, 0.0, 1.0]))),
 }
 
@@ -133,7 +185,8 @@ def test_losses_are_computed_in_float32_whatever_the_networks_compute_in(name):
 
 
 def test_every_term_has_a_weight_of_its_name_and_every_weight_a_term():
-    assert Counter(TranslationLosses._fields) == Counter(field.name for field in dataclasses.fields(LossWeights))
+    weights = [field.name for field in dataclasses.fields(LossWeights) if field.name != "adversary"]
+    assert Counter(TranslationLosses._fields) == Counter(weights)
 
 
 def test_the_total_is_the_weighted_sum_of_all_terms():

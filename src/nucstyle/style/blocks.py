@@ -28,8 +28,18 @@ def modulate(features: Tensor, scale_and_shift: Tensor) -> Tensor:
     return features * (1 + scale) + shift
 
 
+def pixel_norm(features: Tensor) -> Tensor:
+    """Give every pixel's channels mean 0 and deviation 1; (B, C, H, W).
+
+    No statistics over the image, as instance norm takes them: those change with what else is in the picture, so a tile
+    would not agree with the whole, and an empty field would be blown up to contrast.
+    """
+    normed = F.layer_norm(features.permute(0, 2, 3, 1), features.shape[1:2])
+    return normed.permute(0, 3, 1, 2)
+
+
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions with instance norm beside the identity (method of MDMM, arXiv 1905.01270).
+    """Two 3 x 3 convolutions with pixel norm beside the identity.
 
     Args:
         channels: C, kept.
@@ -47,29 +57,33 @@ class ResidualBlock(nn.Module):
 
     def forward(self, features: Tensor, style: Tensor | None = None) -> Tensor:
         """(B, C, H, W) and, where the block has a modulation, (B, E) -> (B, C, H, W)."""
-        hidden = F.instance_norm(self.first(features))
+        hidden = pixel_norm(self.first(features))
         if self.modulation is None:
-            return features + F.instance_norm(self.second(F.relu(hidden)))
+            return features + pixel_norm(self.second(F.relu(hidden)))
         inner, outer = self.modulation(style).chunk(2, dim=1)
-        hidden = F.instance_norm(self.second(F.relu(modulate(hidden, inner))))
+        hidden = pixel_norm(self.second(F.relu(modulate(hidden, inner))))
         return features + modulate(hidden, outer)
 
 
 class UpBlock(nn.Module):
-    """Doubles the size: nearest neighbour, then a convolution, so that no grid is left as by transposed convolutions.
+    """Doubles the size: bilinear, then a convolution, so that no grid is left as by transposed convolutions.
 
     Args:
         inputs: Channels in.
+        beside: Channels of what is put beside them at the doubled size.
         outputs: Channels out.
-        style_size: E of the code that modulates the layer norm.
+        style_size: E of the code that modulates the norm.
     """
 
-    def __init__(self, inputs: int, outputs: int, style_size: int) -> None:
+    def __init__(self, inputs: int, beside: int, outputs: int, style_size: int) -> None:
         super().__init__()
         self.convolution = convolution(inputs, outputs, 3)
+        self.beside = convolution(beside, outputs, 3)
         self.modulation = nn.Linear(style_size, 2 * outputs)
 
-    def forward(self, features: Tensor, style: Tensor) -> Tensor:
-        """(B, inputs, H, W), (B, E) -> (B, outputs, 2 H, 2 W)."""
-        larger = self.convolution(F.interpolate(features, scale_factor=2.0))
-        return F.relu(modulate(F.group_norm(larger, 1), self.modulation(style)))
+    def forward(self, features: Tensor, beside: Tensor, style: Tensor) -> Tensor:
+        """(B, inputs, H, W), (B, beside, 2 H, 2 W), (B, E) -> (B, outputs, 2 H, 2 W)."""
+        larger = self.convolution(
+            F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
+        ) + self.beside(beside)
+        return F.relu(modulate(pixel_norm(larger), self.modulation(style)))

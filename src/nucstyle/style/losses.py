@@ -5,8 +5,9 @@ Every loss is a mean over the batch, so that the balance of the terms does not d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,11 @@ from torch import Tensor
 # B = batch, K = modalities, A = attribute size
 
 Weight = Annotated[float, Ge(0)]
+Adversary = Literal["hinge", "cross-entropy"]
+"""What real and made are told apart by."""
+_KEPT_HEIGHT, _FREE_HEIGHT = 0.8, 0.35
+_MIN_SHARE = 0.01
+"""Colours of less than this share of a crop are not worth comparing."""
 
 
 def reconstruction_loss(made: Tensor, wanted: Tensor) -> Tensor:
@@ -34,14 +40,29 @@ def kl_loss(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
 
 
-def critic_loss(real: Tensor, made: Tensor) -> Tensor:
-    """The critic's part of L_d: hinge on realness maps of any shape."""
-    return F.relu(1 - real.float()).mean() + F.relu(1 + made.float()).mean()
+def critic_loss(real: Sequence[Tensor], made: Sequence[Tensor], kind: Adversary = "hinge") -> Tensor:
+    """The critic's part of L_d: the mean over realness maps of any shape, however many cells each has.
+
+    Args:
+        real: Maps of real images.
+        made: Maps of made images.
+        kind: `hinge`, or `cross-entropy` as in MDMM (there of a sigmoid, here of the logits).
+    """
+    pairs = [(one.float(), other.float()) for one, other in zip(real, made, strict=True)]
+    if kind == "hinge":
+        return torch.stack([F.relu(1 - one).mean() + F.relu(1 + other).mean() for one, other in pairs]).mean()
+    return torch.stack([F.softplus(-one).mean() + F.softplus(other).mean() for one, other in pairs]).mean()
 
 
-def deception_loss(made: Tensor) -> Tensor:
-    """The generator's part of L_d: make the critic's realness high."""
-    return -made.float().mean()
+def deception_loss(made: Sequence[Tensor], kind: Adversary = "hinge") -> Tensor:
+    """The generator's part of L_d: make the critic's realness high in every map.
+
+    Args:
+        made: Maps of made images.
+        kind: As in `critic_loss`.
+    """
+    maps = [one.float() for one in made]
+    return torch.stack([-one.mean() if kind == "hinge" else F.softplus(-one).mean() for one in maps]).mean()
 
 
 def modality_loss(logits: Tensor, modality: Tensor) -> Tensor:
@@ -57,6 +78,27 @@ def confusion_loss(logits: Tensor) -> Tensor:
     return -F.log_softmax(logits.float(), dim=1).mean()
 
 
+def colour_loss(image: Tensor, height: Tensor, colours: Tensor) -> Tensor:
+    """L_latent where the style is colours: background and objects of a made image must have those that were asked for.
+
+    Mean absolute difference between the six colours and those found where the canonical grey says background (near 0) and
+    objects (near 1). An image without the one or the other counts with what it has, and the mean is over the batch.
+
+    Args:
+        image: (B, 3, H, W), made.
+        height: (B, 1, H, W), canonical grey of the source.
+        colours: (B, 6), asked for.
+    """
+    image, height = image.float(), height.float()
+    masks = ((1 - height.abs() / 0.3).clamp(0, 1), ((height - 0.5) / 0.3).clamp(0, 1))
+    total = image.new_zeros(len(image))
+    for mask, wanted in zip(masks, (colours[:, :3].float(), colours[:, 3:].float()), strict=True):
+        share = mask.mean(dim=(2, 3))
+        found = (image * mask).mean(dim=(2, 3)) / share.clamp(min=1e-3)
+        total = total + (found - wanted).abs().mean(dim=1) * (share[:, 0] > _MIN_SHARE)
+    return total.mean() / 2
+
+
 def nucleus_loss(logits: Tensor, nuclei: Tensor, annotated: Tensor) -> Tensor:
     """Cross-entropy of the nucleus head, over the annotated images of the batch.
 
@@ -70,6 +112,24 @@ def nucleus_loss(logits: Tensor, nuclei: Tensor, annotated: Tensor) -> Tensor:
     """
     each = F.binary_cross_entropy_with_logits(logits.float(), nuclei, reduction="none").mean(dim=(1, 2, 3))
     return (each * annotated).mean()
+
+
+def height_loss(made: Tensor, source: Tensor, nuclei: Tensor) -> Tensor:
+    """Pixel by pixel: nuclei of the source must stand out in the made image, and nothing else may that did not before.
+
+    Heights are canonical greys: 0 = background, 1 = objects, in every modality. Inside nuclei the made image must reach
+    `_KEPT_HEIGHT` of the source's height; outside it must stay below `_FREE_HEIGHT`, or below the source where that is higher.
+    What lies between is texture and free. No network is in it, so none can be deceived.
+
+    Args:
+        made: (B, 1, H, W) heights of the made image.
+        source: (B, 1, H, W) heights of its source.
+        nuclei: (B, 1, H, W) share of nucleus, in [0, 1].
+    """
+    made, source = made.float(), source.float()
+    lost = F.relu(_KEPT_HEIGHT * source.clamp(0, 1) - made)
+    invented = F.relu(made - source.clamp(min=_FREE_HEIGHT))
+    return (nuclei * lost + (1 - nuclei) * invented).mean()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +150,16 @@ class LossWeights:
     """w_latent of the paper."""
     kl: Weight = 0.01
     """w_KL of the paper."""
+    content_size: Weight = 0.0
+    """Keeps the content code small; MDMM's code has it, the paper does not name it."""
     nuclei: Weight = 2.0
     """Content must show the nuclei of annotated images."""
     nuclei_kept: Weight = 3.0
     """The content of a translated image must show the nuclei of its source."""
+    nuclei_height: Weight = 0.0
+    """Nuclei must stand out of a translated image where they do in its source, and nothing else; measured styles only."""
+    adversary: Adversary = "hinge"
+    """How the adversarial terms are counted."""
 
 
 class TranslationLosses(NamedTuple):
@@ -106,8 +172,10 @@ class TranslationLosses(NamedTuple):
     reconstruction: Tensor
     latent: Tensor
     kl: Tensor
+    content_size: Tensor
     nuclei: Tensor
     nuclei_kept: Tensor
+    nuclei_height: Tensor
 
     def total(self, weights: LossWeights) -> Tensor:
         """The weighted sum."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cache
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +16,22 @@ from nucstyle.core.config import build, to_table
 from nucstyle.core.errors import OptionError, WeightsError
 from nucstyle.core.precision import Autocast
 from nucstyle.core.protocols import AttributeMode
+from nucstyle.core.rng import generator, integer, uniform
+from nucstyle.style.method import make_networks
 from nucstyle.style.networks import STRIDE, StyleNetworkConfig, TranslationNetworks
+from nucstyle.style.photometry import measure_colours
 
 # B = batch, K = modalities, A = attribute size
 
 _MARGIN = 16
 """Pixels that are repeated around an image before it is restyled and cropped away after: the networks pad with zeros."""
 _MIN_SIDE = 16
+_TOWARDS = 0.5
+"""A drawn measured style lies between those of two training images, at most this far from the first."""
+_EXAMPLES = 64
+"""Styles of training images that are kept for each modality."""
+_TEXTURE_SIDE = 256
+"""The noise of which texture is made repeats after this many pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,26 @@ class AttributeStatistics:
     """(K, A) float32."""
     deviation: Tensor
     """(K, A) float32, not negative."""
+    examples: tuple[Tensor, ...] = ()
+    """Attributes of training images, (N, A) for each modality; the spread may be far from normal."""
+
+    @classmethod
+    def of(cls, attributes: Sequence[Tensor]) -> Self:
+        """Measure them.
+
+        Args:
+            attributes: (N, A) of the training images of each modality.
+        """
+        return cls(
+            mean=torch.stack([one.mean(dim=0) for one in attributes]),
+            deviation=torch.stack([one.std(dim=0, correction=0) for one in attributes]),
+            examples=tuple(one[:: -(-len(one) // _EXAMPLES)].clone() for one in attributes),
+        )
+
+
+def image_colours(image: Tensor, polarity: int) -> Tensor:
+    """`measure_colours` on the scale of the networks: (3, H, W) in [0, 1] -> (6,) in [-1, 1]."""
+    return measure_colours(image, polarity) * 2 - 1
 
 
 class StyleModel:
@@ -39,7 +69,6 @@ class StyleModel:
 
     Args:
         networks: Trained encoders and generator.
-        config: Their sizes.
         modalities: Names, in the order of their numbers.
         attributes: Spread of the attributes of each modality.
         recogniser: (3, H, W) float32 in [0, 1] -> number of the modality.
@@ -49,21 +78,19 @@ class StyleModel:
     def __init__(
         self,
         networks: TranslationNetworks,
-        config: StyleNetworkConfig,
         modalities: Sequence[str],
         attributes: AttributeStatistics,
         recogniser: Callable[[Tensor], int],
         autocast: Autocast = nullcontext,
     ) -> None:
         self._networks = networks.eval()
-        self._config = config
         self._modalities = tuple(modalities)
         self._attributes = attributes
         self._recogniser = recogniser
         self._autocast = autocast
 
     def __repr__(self) -> str:
-        return f"StyleModel(modalities={self._modalities}, width={self._config.width})"
+        return f"StyleModel(modalities={self._modalities}, architecture={self._networks.config.architecture!r})"
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -100,28 +127,40 @@ class StyleModel:
 
         Args:
             target: (B,) int64.
-            mode: `per-domain` draws from the spread of the target's training images, `normal` from N(0, I) (the paper's
-                text, which is off the distribution where the KL term is weak).
+            mode: `per-domain` draws between the styles of two random training images of the target where those are stored,
+                else from the normal distribution of their mean and deviation. `normal` draws from N(0, I) where styles are
+                learnt (the paper's text, off the distribution where the KL term is weak), and from the target's normal
+                distribution where they are measured.
             generator: A CPU generator.
 
         Returns:
             (B, A) float32 on the CPU.
         """
-        noise = torch.randn((len(target), self._config.attribute_size), generator=generator)
-        if mode == "normal":
-            return noise
-        return self._attributes.mean[target] + self._attributes.deviation[target] * noise
+        noise = torch.randn((len(target), self._networks.attribute_size), generator=generator)
+        mean, deviation = self._attributes.mean[target], self._attributes.deviation[target]
+        if self._networks.learns_attribute:
+            return noise if mode == "normal" else mean + deviation * noise
+        if mode == "normal" or not self._attributes.examples:
+            return (mean + deviation * noise).clamp(-1, 1)
+        chosen = []
+        for number in target.tolist():
+            examples = self._attributes.examples[number]
+            one, other = (examples[integer(0, len(examples), generator)] for _ in range(2))
+            chosen.append(one.lerp(other, uniform(0, _TOWARDS, generator)))
+        return torch.stack(chosen)
 
     @torch.no_grad()
     def encode_attribute(self, image: Tensor, modality: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], (B,) -> (B, A): the style of given images (its most likely value, no draw)."""
-        padded = _to_network(image.to(self.device), margin=0)
+        padded, colours = _to_network(image.to(self.device), margin=0), self._colours(image, modality)
         with self._autocast():
-            mean, _ = self._networks.encode_attribute(padded, modality.to(self.device))
-        return mean.float()
+            encoded = self._networks.encode_attribute(padded, modality.to(self.device), colours)
+        return encoded.mean.float()
 
     @torch.no_grad()
-    def translate(self, image: Tensor, *, source: Tensor, target: Tensor, attribute: Tensor) -> Tensor:
+    def translate(
+        self, image: Tensor, *, source: Tensor, target: Tensor, attribute: Tensor, tile_px: int = 1024
+    ) -> Tensor:
         """Restyle images.
 
         Args:
@@ -129,17 +168,34 @@ class StyleModel:
             source: (B,) int64, the modality of each image.
             target: (B,) int64, the wanted modality.
             attribute: (B, A), the wanted style within it.
+            tile_px: Larger images are restyled in tiles of this side, so that memory stays bounded. The tiles overlap by as
+                much as the networks see, and colours are measured once on the whole, so they agree with the whole. Networks
+                that take statistics over the image (mdmm) are given it whole.
 
         Returns:
             (B, 3, H, W) float32 in [0, 1] on the model's device, of the same size.
         """
         device, (height, width) = self.device, image.shape[-2:]
-        padded = _to_network(image.to(device), margin=_MARGIN)
-        with self._autocast():
-            content = self._networks.encode_content(padded, source.to(device))
-            made = self._networks.generate(content, attribute.to(device), target.to(device)).float()
+        padded, colours = _to_network(image.to(device), margin=_MARGIN), self._colours(image, source)
+        texture = _texture(attribute, padded.shape[-2], padded.shape[-1])
+        made = torch.empty_like(padded)
+        for place in _tiles(padded.shape[-2], padded.shape[-1], tile_px, self._networks.receptive_radius):
+            rows, columns = place.seen
+            with self._autocast():
+                content = self._networks.encode_content(padded[..., rows, columns], source.to(device), colours)
+                piece = self._networks.generate(
+                    content, attribute.to(device), target.to(device), texture[..., rows, columns].to(device)
+                )
+            rows, columns = place.kept
+            made[..., rows, columns] = piece[..., place.inner[0], place.inner[1]].float()
         inner = made[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
         return ((inner + 1) / 2).clamp(0, 1)
+
+    def _colours(self, image: Tensor, modality: Tensor) -> Tensor:
+        """(B, 6) in [-1, 1]."""
+        signs = self._networks.polarity[modality.to(self.device)].tolist()
+        measured = [image_colours(one, int(sign)) for one, sign in zip(image, signs, strict=True)]
+        return torch.stack(measured).to(self.device)
 
     def reconstruct(self, image: Tensor, modality: Tensor) -> Tensor:
         """(B, 3, H, W), (B,) -> (B, 3, H, W): each image from its own content and style."""
@@ -150,7 +206,8 @@ class StyleModel:
         """Tensors and plain values, enough for `from_state` together with a recogniser."""
         tensors = {f"networks.{name}": tensor for name, tensor in self._networks.state_dict().items()}
         tensors |= {"attributes.mean": self._attributes.mean, "attributes.deviation": self._attributes.deviation}
-        return tensors, {"network": to_table(self._config), "modalities": list(self._modalities)}
+        tensors |= {f"attributes.examples.{number}": one for number, one in enumerate(self._attributes.examples)}
+        return tensors, {"network": to_table(self._networks.config), "modalities": list(self._modalities)}
 
     @classmethod
     def from_state(
@@ -177,14 +234,76 @@ class StyleModel:
         try:
             config = build(StyleNetworkConfig, values["network"], where="style weights")
             modalities = list(values["modalities"])
-            attributes = AttributeStatistics(tensors["attributes.mean"], tensors["attributes.deviation"])
+            examples = sorted(name for name in tensors if name.startswith("attributes.examples."))
+            attributes = AttributeStatistics(
+                tensors["attributes.mean"],
+                tensors["attributes.deviation"],
+                tuple(tensors[f"attributes.examples.{number}"] for number in range(len(examples))),
+            )
         except KeyError as error:
             msg = f"style weights without {error}; train the style model again"
             raise WeightsError(msg) from None
-        networks = TranslationNetworks(config, [1] * len(modalities))
+        networks = make_networks(config, [1] * len(modalities))
         prefix = "networks."
         load(networks, {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)})
-        return cls(networks, config, modalities, attributes, recogniser, autocast)
+        return cls(networks, modalities, attributes, recogniser, autocast)
+
+
+class _Tile(NamedTuple):
+    """A part of an image, as rows and columns."""
+
+    seen: tuple[slice, slice]
+    """What the networks are shown."""
+    kept: tuple[slice, slice]
+    """Where the result goes."""
+    inner: tuple[slice, slice]
+    """The part of what was made that goes there."""
+
+
+def _tiles(height: int, width: int, side: int, radius: int | None) -> list[_Tile]:
+    """Divide an image, sides multiples of the stride, into tiles that see `radius` pixels farther than they are used.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+        side: Of the used part of a tile, in pixels; rounded down to the stride.
+        radius: How far an output pixel sees; None = everything, so one tile.
+    """
+    side = max(STRIDE, side // STRIDE * STRIDE)
+    if radius is None or max(height, width) <= side:
+        whole = (slice(0, height), slice(0, width))
+        return [_Tile(whole, whole, whole)]
+    margin = -(-radius // STRIDE) * STRIDE
+
+    def cut(length: int) -> list[tuple[slice, slice, slice]]:
+        parts = []
+        for start in range(0, length, side):
+            end, first = min(length, start + side), max(0, start - margin)
+            parts.append(
+                (slice(first, min(length, end + margin)), slice(start, end), slice(start - first, end - first))
+            )
+        return parts
+
+    return [
+        _Tile((down[0], across[0]), (down[1], across[1]), (down[2], across[2]))
+        for down in cut(height)
+        for across in cut(width)
+    ]
+
+
+@cache
+def _noise_tile() -> Tensor:
+    return torch.randn((_TEXTURE_SIDE, _TEXTURE_SIDE), generator=generator("texture"))
+
+
+def _texture(attribute: Tensor, height: int, width: int) -> Tensor:
+    """(B, 1, height, width) standard normal noise, a function of the place and of the style: tiles agree with the whole."""
+    planes = []
+    for style in attribute:
+        down, right = (integer(0, _TEXTURE_SIDE, generator("texture", axis, *style.tolist())) for axis in (0, 1))
+        rows, columns = (torch.arange(side) % _TEXTURE_SIDE for side in (height, width))
+        planes.append(_noise_tile().roll((down, right), (0, 1))[rows][:, columns])
+    return torch.stack(planes)[:, None]
 
 
 def _to_network(image: Tensor, *, margin: int) -> Tensor:

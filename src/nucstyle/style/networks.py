@@ -1,204 +1,149 @@
-"""The networks of the multi-domain style model, after MDMM (arXiv 1905.01270), smaller and with nucleus-aware content.
-
-Images are (B, 3, H, W) in [-1, 1] here; nowhere outside `nucstyle.style` is that range used.
-"""
+"""What the networks of every style model have in common, and their sizes."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
-from nucstyle.style.blocks import ResidualBlock, UpBlock, convolution
-
-# B = batch, K = modalities, A = attribute size, C = content channels, W = base width
+# B = batch, K = modalities, A = attribute size, C = content channels, H, W = size of the image
 
 STRIDE = 4
-"""An image pixel to content cell ratio; sides must be multiples of it."""
+"""The content has a cell for each square of this many pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StyleNetworkConfig:
     """Sizes of the networks."""
 
+    architecture: Literal["lookup", "mdmm"] = "lookup"
+    """lookup: a lookup table between measured colours, corrected by a network. mdmm: that of arXiv 1905.01270."""
     width: Annotated[int, Ge(4)] = 16
     """Channels of the first layer; the content has four times as many."""
     attribute_size: Annotated[int, Ge(1)] = 8
-    """Numbers that describe a style within its modality."""
-    residual_blocks: Annotated[int, Ge(1)] = 4
+    """mdmm: numbers that describe a style within its modality. lookup has its own: the measured colours."""
+    residual_blocks: Annotated[int, Ge(1)] = 3
     """In the content encoder, and again in the generator."""
     style_size: Annotated[int, Gt(0)] = 128
-    """Size of the hidden code that modulates the generator."""
+    """lookup: size of the hidden code that modulates the generator."""
+    feature_critic: bool = True
+    """lookup: whether the image critic also judges features of the shipped trunk."""
+    nucleus_head: bool = True
+    """mdmm: whether there is a head that finds nuclei in the content. lookup always has it."""
+    canonical_polarity: bool = True
+    """mdmm: whether the content encoder is shown every modality with bright objects. lookup always is."""
+    critic_norm: Literal["none", "instance"] = "none"
+    """mdmm: norm in the image critics; MDMM's code never got as far as adding one."""
 
 
-class ContentEncoder(nn.Module):
-    """Image in canonical polarity -> what is where. Instance norm removes contrast and brightness."""
+class FeatureTrunk(Protocol):
+    """A trained network that turns images into feature maps; it does not learn here."""
 
-    def __init__(self, config: StyleNetworkConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.stem = convolution(3, width, 5)
-        self.down1 = convolution(width, 2 * width, 4, stride=2)
-        self.down2 = convolution(2 * width, 4 * width, 4, stride=2)
-        self.blocks = nn.Sequential(*(ResidualBlock(4 * width) for _ in range(config.residual_blocks)))
+    @property
+    def channels(self) -> Sequence[int]:
+        """Of each map."""
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 4 W, H / 4, W / 4)."""
-        features = F.leaky_relu(self.stem(image), 0.2)
-        features = F.relu(F.instance_norm(self.down1(features)))
-        content: Tensor = self.blocks(F.relu(F.instance_norm(self.down2(features))))
-        return content
+    def __call__(self, image: Tensor, /) -> Sequence[Tensor]:
+        """(B, 3, H, W) in [0, 1] -> maps (B, C, h, w)."""
 
 
-class AttributeEncoder(nn.Module):
-    """Image and its modality -> the distribution of its style."""
+class Content(NamedTuple):
+    """What is where in an image."""
 
-    def __init__(self, config: StyleNetworkConfig, modalities: int) -> None:
-        super().__init__()
-        width = config.width
-        channels = [width, 2 * width, 4 * width, 4 * width]
-        layers: list[nn.Module] = [convolution(3 + modalities, width, 4, stride=2)]
-        for before, after in pairwise(channels):
-            layers += [nn.LeakyReLU(0.2), convolution(before, after, 4, stride=2)]
-        self.layers = nn.Sequential(*layers, nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.mean = nn.Linear(channels[-1], config.attribute_size)
-        self.log_variance = nn.Linear(channels[-1], config.attribute_size)
+    code: Tensor
+    """(B, C, H / 4, W / 4)."""
+    detail: Tensor | None = None
+    """(B, 1, H, W): the image in canonical grey at full resolution, where the architecture hands it on."""
 
-    def forward(self, image: Tensor, onehot: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W), (B, K) -> mean and log variance, each (B, A)."""
-        tiled = onehot[:, :, None, None].expand(-1, -1, *image.shape[2:]).to(image.dtype)
-        hidden = self.layers(torch.cat([image, tiled], dim=1))
-        return self.mean(hidden), self.log_variance(hidden)
+    def repeat(self, times: int) -> Content:
+        """The batch, several times."""
+        detail = None if self.detail is None else self.detail.repeat(times, 1, 1, 1)
+        return Content(self.code.repeat(times, 1, 1, 1), detail)
+
+    def plus(self, noise: Tensor) -> Content:
+        """With noise on the code."""
+        return self._replace(code=self.code + noise)
 
 
-class Generator(nn.Module):
-    """Content, style and modality -> image."""
+class Attribute(NamedTuple):
+    """The distribution of a style; without a variance it is known exactly."""
 
-    def __init__(self, config: StyleNetworkConfig, modalities: int) -> None:
-        super().__init__()
-        width, size = config.width, config.style_size
-        self.style = nn.Sequential(
-            nn.Linear(config.attribute_size + modalities, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU()
-        )
-        self.blocks = nn.ModuleList(ResidualBlock(4 * width, size) for _ in range(config.residual_blocks))
-        self.up1 = UpBlock(4 * width, 2 * width, size)
-        self.up2 = UpBlock(2 * width, width, size)
-        self.last = convolution(width, 3, 3)
+    mean: Tensor
+    """(B, A)."""
+    log_variance: Tensor | None = None
+    """(B, A)."""
 
-    def forward(self, content: Tensor, attribute: Tensor, onehot: Tensor) -> Tensor:
-        """(B, 4 W, H / 4, W / 4), (B, A), (B, K) -> (B, 3, H, W) in [-1, 1]."""
-        style = self.style(torch.cat([attribute, onehot], dim=1))
-        for block in self.blocks:
-            content = block(content, style)
-        return torch.tanh(self.last(self.up2(self.up1(content, style), style)))
+    def draw(self, noise: Tensor) -> Tensor:
+        """One style, (B, A), by standard normal noise."""
+        return self.mean if self.log_variance is None else self.mean + noise * (0.5 * self.log_variance).exp()
 
 
-class NucleusHead(nn.Module):
-    """Content -> where the nuclei are. It is what makes the content know what a nucleus is; used in training only."""
-
-    def __init__(self, config: StyleNetworkConfig) -> None:
-        super().__init__()
-        channels = 4 * config.width
-        self.layers = nn.Sequential(convolution(channels, channels, 3), nn.ReLU(), nn.Conv2d(channels, 1, 1))
-
-    def forward(self, content: Tensor) -> Tensor:
-        """(B, 4 W, H / 4, W / 4) -> (B, 1, H / 4, W / 4) logits."""
-        logits: Tensor = self.layers(content)
-        return logits
-
-
-class Critic(nn.Module):
-    """Patches -> real or made, judged by the modality's own output map, and which modality.
-
-    Spectral norm keeps it from running away. There is one critic for the crossed and the random translations: the two
-    of MDMM differ only in what they are shown.
-    """
-
-    def __init__(self, config: StyleNetworkConfig, modalities: int) -> None:
-        super().__init__()
-        width = config.width
-        channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(channels):
-            layers += [spectral_norm(convolution(before, after, 4, stride=2)), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers)
-        self.realness = convolution(channels[-1], modalities, 3)
-        self.modality = nn.Linear(channels[-1], modalities)
-
-    def forward(self, image: Tensor, onehot: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W), (B, K) -> realness (B, H / 32, W / 32), modality logits (B, K)."""
-        hidden = self.layers(image)
-        realness = (self.realness(hidden) * onehot[:, :, None, None].to(hidden.dtype)).sum(dim=1)
-        return realness, self.modality(hidden.mean(dim=(2, 3)))
-
-
-class ContentCritic(nn.Module):
-    """Content -> the modality it came from; the encoder learns to leave it guessing."""
-
-    def __init__(self, config: StyleNetworkConfig, modalities: int) -> None:
-        super().__init__()
-        channels = 4 * config.width
-        layers: list[nn.Module] = []
-        for _ in range(3):
-            layers += [convolution(channels, channels, 4, stride=2), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, modalities))
-
-    def forward(self, content: Tensor) -> Tensor:
-        """(B, 4 W, H / 4, W / 4) -> (B, K) logits."""
-        logits: Tensor = self.layers(content)
-        return logits
-
-
-class TranslationNetworks(nn.Module):
-    """The part of the model that translates: both encoders, the generator, and the nucleus head of the content.
+class TranslationNetworks(nn.Module, ABC):
+    """The part of a style model that translates: encoders, generator, and the nucleus head of the content.
 
     Args:
         config: Sizes.
-        polarity: One sign a modality: 1 if its objects are brighter than their surroundings, -1 if darker. The content
-            encoder sees `polarity * image`, so that objects are bright for it in every modality.
+        polarity: One sign a modality: 1 if its objects are brighter than their surroundings, -1 if darker.
     """
 
+    learns_attribute: ClassVar[bool]
+    """Whether styles are encoded by a network towards N(0, I), so that random ones can be drawn from it."""
+    receptive_radius: int | None
+    """How many pixels away an output pixel still sees the image; None = everything, by statistics over the image."""
     polarity: Tensor
 
     def __init__(self, config: StyleNetworkConfig, polarity: Sequence[int]) -> None:
         super().__init__()
-        self.content_encoder = ContentEncoder(config)
-        self.attribute_encoder = AttributeEncoder(config, len(polarity))
-        self.generator = Generator(config, len(polarity))
-        self.nucleus_head = NucleusHead(config)
         self.register_buffer("polarity", torch.tensor(polarity, dtype=torch.float32))
+        self.config = config
+
+    @property
+    @abstractmethod
+    def attribute_size(self) -> int:
+        """A."""
+
+    @abstractmethod
+    def encode_content(self, image: Tensor, modality: Tensor, colours: Tensor) -> Content:
+        """Images in [-1, 1] (B, 3, H, W), their modalities (B,), the colours of the whole images (B, 6) in [-1, 1]."""
+
+    @abstractmethod
+    def encode_attribute(self, image: Tensor, modality: Tensor, colours: Tensor) -> Attribute:
+        """(B, 3, H, W), (B,), (B, 6) -> the styles of images."""
+
+    @abstractmethod
+    def generate(self, content: Content, attribute: Tensor, modality: Tensor, texture: Tensor) -> Tensor:
+        """Content, (B, A), (B,) and noise (B, 1, H, W) that becomes texture -> (B, 3, H, W), about [-1, 1]."""
+
+    @abstractmethod
+    def nucleus_logits(self, content: Content) -> Tensor:
+        """Content -> (B, 1, H, W) logits: where the nuclei are."""
+
+    @abstractmethod
+    def content_learners(self) -> list[nn.Module]:
+        """The modules behind `encode_content` and `nucleus_logits`."""
+
+    def attribute_learners(self) -> list[nn.Module]:
+        """The modules behind `encode_attribute`."""
+        return []
 
     def onehot(self, modality: Tensor) -> Tensor:
         """(B,) int64 -> (B, K) float32."""
         return F.one_hot(modality, len(self.polarity)).float()
 
-    def encode_content(self, image: Tensor, modality: Tensor) -> Tensor:
-        """(B, 3, H, W), (B,) -> (B, C, H / 4, W / 4)."""
-        content: Tensor = self.content_encoder(image * self.polarity[modality][:, None, None, None])
-        return content
 
-    def encode_attribute(self, image: Tensor, modality: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W), (B,) -> mean and log variance, each (B, A)."""
-        mean, log_variance = self.attribute_encoder(image, self.onehot(modality))
-        return mean, log_variance
+class Critics(nn.Module, ABC):
+    """The networks that a translation is trained against.
 
-    def generate(self, content: Tensor, attribute: Tensor, modality: Tensor) -> Tensor:
-        """(B, C, H / 4, W / 4), (B, A), (B,) -> (B, 3, H, W) in [-1, 1]."""
-        image: Tensor = self.generator(content, attribute, self.onehot(modality))
-        return image
+    Attributes:
+        image: One critic for each kind of translation: (B, 3, H, W), (B, K) -> realness maps, modality logits (B, K).
+        content: Content code -> (B, K) logits of the modality it came from.
+    """
 
-
-class Critics(nn.Module):
-    """The networks that the translation is trained against."""
-
-    def __init__(self, config: StyleNetworkConfig, modalities: int) -> None:
-        super().__init__()
-        self.image = Critic(config, modalities)
-        self.content = ContentCritic(config, modalities)
+    image: nn.ModuleList
+    content: nn.Module
