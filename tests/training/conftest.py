@@ -64,7 +64,7 @@ def style_recipe_of():
         return StyleRecipe(
             name="test",
             training=StyleTrainingConfig(**given),
-            network=StyleNetworkConfig(width=4, attribute_size=3, residual_blocks=1, style_size=8),
+            network=StyleNetworkConfig(width=4, residual_blocks=1, style_size=8, feature_critic=False),
             crop=CropConfig(size_px=size_px, native=0.5),
         )
 
@@ -84,7 +84,7 @@ def style_trainer_of(style_recipe_of, fields_of_both):
     def make(recipe=None, *, seed=0, batches=None):
         recipe = recipe or style_recipe_of()
         samples, modalities = fields_of_both
-        batches = batches or StyleBatches(samples, modalities, recipe, seed)
+        batches = batches or StyleBatches(samples, modalities, [1, -1], recipe, seed)
         return StyleTrainer(batches, [1, -1], recipe, device="cpu", autocast=nullcontext, seed=seed)
 
     return make

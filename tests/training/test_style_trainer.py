@@ -16,9 +16,9 @@ from nucstyle.augment.geometric import CropConfig
 from nucstyle.core.errors import ConfigError, DatasetError, Interrupted
 from nucstyle.core.precision import autocast, deterministic
 from nucstyle.core.sample import Sample
-from nucstyle.style.losses import TranslationLosses
-from nucstyle.style.networks import Critics, StyleNetworkConfig
-from nucstyle.style.objective import translate_batch, translation_losses
+from nucstyle.style.losses import LossWeights, TranslationLosses
+from nucstyle.style.networks import StyleNetworkConfig
+from nucstyle.style.objective import frozen, translate_batch, translation_losses
 from nucstyle.training import style_trainer
 from nucstyle.training.loop import NonFiniteLossError, run_loop
 from nucstyle.training.style_trainer import (
@@ -26,7 +26,6 @@ from nucstyle.training.style_trainer import (
     StyleRecipe,
     StyleTrainer,
     StyleTrainingConfig,
-    frozen,
     measure_attributes,
     partners,
 )
@@ -78,7 +77,7 @@ def batches_of(style_recipe_of, fields_of_both):
 
     def make(*, seed=0, samples=None, modalities=None, **options):
         fields, numbers = fields_of_both
-        return StyleBatches(samples or fields, modalities or numbers, style_recipe_of(**options), seed)
+        return StyleBatches(samples or fields, modalities or numbers, [1, -1], style_recipe_of(**options), seed)
 
     return make
 
@@ -100,11 +99,13 @@ def test_a_batch_holds_what_a_step_needs(batches_of):
         "image": (6, 3, 32, 32),
         "modality": (6,),
         "partner": (6,),
-        "nuclei": (6, 1, 8, 8),
+        "colours": (6, 6),
+        "nuclei": (6, 1, 32, 32),
         "annotated": (6,),
-        "attribute_noise": (6, 3),
-        "random_attribute": (6, 3),
-        "content_noise": (18, 16, 8, 8),
+        "attribute_noise": (6, 6),
+        "random_attribute": (6, 6),
+        "content_noise": (12, 16, 8, 8),
+        "texture": (6, 1, 32, 32),
     }
     assert -1 <= float(batch.image.min()) < -0.5
     assert 0.5 < float(batch.image.max()) <= 1
@@ -137,16 +138,29 @@ def test_the_noise_on_the_content_has_the_recipes_deviation(batches_of):
         assert float(noise.std()) == pytest.approx(deviation, rel=0.05)
 
 
-def test_nuclei_are_shares_of_content_cells_and_follow_the_crop(batches_of, style_recipe_of):
+def test_nuclei_follow_the_crop(batches_of, style_recipe_of):
     labels = torch.zeros(32, 32, dtype=torch.int32)
-    labels[:, :6] = 1  # a cell and a half
+    labels[:, :6] = 1
     bar = Sample(id="bar", image=(labels > 0).float().expand(3, -1, -1).contiguous(), labels=labels)
     recipe = dataclasses.replace(style_recipe_of(), crop=CropConfig(size_px=32, native=1.0))
-    batch = StyleBatches([bar, bar], [0, 1], recipe, 0).draw(1)
+    batch = StyleBatches([bar, bar], [0, 1], [1, 1], recipe, 0).draw(1)
     for nuclei, image in zip(batch.nuclei, batch.image, strict=True):
-        assert sorted(set(nuclei.flatten().tolist())) == [0.0, 0.5, 1.0]
-        cells = torch.nn.functional.avg_pool2d((image[:1] + 1) / 2, 4)
-        assert torch.equal(nuclei, cells)
+        assert sorted(set(nuclei.flatten().tolist())) == [0.0, 1.0]
+        assert torch.equal(nuclei, (image[:1] + 1) / 2)
+
+
+def test_colours_are_those_of_the_whole_image_not_of_the_crop(style_recipe_of):
+    half = torch.full((3, 64, 64), 0.1)
+    half[:, :, 50:] = 0.9
+    bright = Sample(id="bright", image=half)
+    dark = Sample(id="dark", image=1 - half)
+    recipe = dataclasses.replace(style_recipe_of(), crop=CropConfig(size_px=32, native=1.0))
+    batches = StyleBatches([bright, dark], [0, 1], [1, -1], recipe, 0)
+    for step in range(1, 5):
+        batch = batches.draw(step)
+        for colours, number in zip(batch.colours, batch.modality.tolist(), strict=True):
+            wanted = torch.tensor([-0.8] * 3 + [0.8] * 3) * (1 if number == 0 else -1)
+            torch.testing.assert_close(colours, wanted)
 
 
 def test_images_without_masks_are_marked_and_teach_nothing_about_nuclei(batches_of, fields_of_both, style_trainer_of):
@@ -157,7 +171,8 @@ def test_images_without_masks_are_marked_and_teach_nothing_about_nuclei(batches_
     assert not batch.nuclei[batch.modality == 1].any()
     bare = [dataclasses.replace(field, labels=None) for field in fields]
     parts = style_trainer_of(batches=batches_of(samples=bare)).step(1)
-    assert float(parts["nuclei"]) == float(parts["nuclei_kept"]) == 0
+    assert float(parts["nuclei"]) == 0
+    assert float(parts["nuclei_kept"]) > 0  # what the head sees must be kept all the same
 
 
 def test_images_of_one_modality_cannot_be_trained_on(batches_of, fields_of_both):
@@ -175,20 +190,20 @@ def test_two_modalities_and_an_odd_batch_are_refused_since_one_image_would_find_
 def test_a_batch_that_has_no_room_for_all_modalities_takes_them_in_turns(style_recipe_of, sample_of, style_trainer_of):
     recipe = style_recipe_of(batch_size=3)
     samples = [sample_of(number) for number in range(5)]
-    batches = StyleBatches(samples, [0, 1, 2, 3, 4], recipe, 0)
+    batches = StyleBatches(samples, [0, 1, 2, 3, 4], [1] * 5, recipe, 0)
     drawn = [batches.draw(step) for step in range(1, 12)]
     assert {number for batch in drawn for number in batch.modality.tolist()} == set(range(5))
     for batch in drawn:
         assert len(set(batch.modality.tolist())) == 3
         assert all(batch.modality[batch.partner] != batch.modality)
     two = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, batch_size=2))
-    assert len(StyleBatches(samples[:2], [0, 1], two, 0).draw(1).image) == 2
+    assert len(StyleBatches(samples[:2], [0, 1], [1, 1], two, 0).draw(1).image) == 2
 
 
 def test_fields_smaller_than_the_crop_and_of_one_image_a_modality_train(style_recipe_of, sample_of, style_trainer_of):
     recipe = style_recipe_of(batch_size=2, size_px=64)
     tiny = [sample_of(0, size=(33, 20)), sample_of(1, stained=True, size=(18, 70))]
-    trainer = style_trainer_of(recipe, batches=StyleBatches(tiny, [0, 1], recipe, 0))
+    trainer = style_trainer_of(recipe, batches=StyleBatches(tiny, [0, 1], [1, -1], recipe, 0))
     assert all(bool(value.isfinite()) for value in trainer.step(1).values())
 
 
@@ -209,7 +224,7 @@ def test_a_step_changes_translation_critics_and_average_and_tells_every_term(sty
     assert all(value.ndim == 0 and not value.requires_grad for value in parts.values())
     after = trainer.tensors()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    for part in ("networks/content", "networks/attribute", "networks/generator", "networks/nucleus_head"):
+    for part in ("networks/content", "networks/generator", "networks/nucleus_head"):
         assert any(name.startswith(part) for name in moved), part
     for part in ("critics/image", "critics/content", "average/module"):
         assert any(name.startswith(part) for name in moved), part
@@ -238,32 +253,72 @@ def test_nothing_arrives_at_frozen_critics_and_everything_passes_through(style_t
     networks, critics = trainer.networks, trainer.critics
     batch = trainer._batches.draw(1)
     made = translate_batch(networks, batch)
+    weights = trainer._recipe.weights
     with frozen(critics):
-        terms = translation_losses(networks, critics, batch, made)
+        terms = translation_losses(networks, critics, batch, made, weights)
     torch.stack(list(terms)).sum().backward()
     assert all(parameter.grad is None for parameter in critics.parameters())
     assert all(parameter.requires_grad for parameter in critics.parameters())
     assert networks.generator.last.weight.grad.any()
-    adversarial = translation_losses(networks, critics, batch, translate_batch(networks, batch)).adversarial
+    adversarial = translation_losses(networks, critics, batch, translate_batch(networks, batch), weights).adversarial
     adversarial.backward()
-    assert critics.image.realness.weight.grad.any()  # unless they are frozen
+    assert critics.image[0].heads[0].weight.grad.any()  # unless they are frozen
 
 
-def test_freezing_ends_with_the_block_also_after_an_exception_and_leaves_what_was_frozen():
-    critics = Critics(StyleNetworkConfig(width=4), 2)
-    critics.content.requires_grad_(False)
-    before = {name: one.requires_grad for name, one in critics.named_parameters()}
-    inside = []
+@pytest.fixture
+def published_recipe(style_recipe_of):
+    """The published objective with tiny networks."""
+    return dataclasses.replace(
+        style_recipe_of(size_px=64, batch_size=2, content_critic_extra=2, content_noise=1.0),
+        network=StyleNetworkConfig(
+            architecture="mdmm",
+            width=4,
+            attribute_size=3,
+            residual_blocks=1,
+            nucleus_head=False,
+            canonical_polarity=False,
+        ),
+        weights=LossWeights(nuclei=0, nuclei_kept=0, nuclei_height=0, content_size=0.01, adversary="cross-entropy"),
+    )
 
-    def fail():
-        with frozen(critics):
-            inside.extend(one.requires_grad for one in critics.parameters())
-            raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert not any(inside)
-    assert {name: one.requires_grad for name, one in critics.named_parameters()} == before
+def test_the_published_objective_takes_steps_too(published_recipe, style_trainer_of):
+    trainer = style_trainer_of(published_recipe)
+    before = snapshot_of(trainer)
+    parts = trainer.step(1)
+    assert all(bool(value.isfinite()) for value in parts.values())
+    moved = {name for name, one in trainer.tensors().items() if name in before and not torch.equal(before[name], one)}
+    for part in ("networks/content", "networks/attribute", "networks/generator", "critics/image.0", "critics/image.1"):
+        assert any(name.startswith(part) for name in moved), part
+
+
+def test_the_content_critic_has_batches_of_its_own_where_the_recipe_says_so(published_recipe, style_trainer_of):
+    """MDMM: two of three batches teach the content critic alone."""
+    trainer = style_trainer_of(published_recipe)
+    seen = []
+    draw = trainer._batches.draw
+    trainer._batches.draw = lambda *place, rank: seen.append(place) or draw(*place, rank=rank)
+    trainer.step(5)
+    assert seen == [(5, 0), (5, 1), (5,)]
+    batches = [draw(5), draw(5, 0), draw(5, 1)]
+    assert not torch.equal(batches[0].image, batches[1].image)
+    assert not torch.equal(batches[1].image, batches[2].image)
+    assert int(trainer.tensors()["content_critic/0/step"]) == 3
+    assert int(trainer.tensors()["image_critic/0/step"]) == 1
+
+
+def test_the_published_objective_goes_on_to_the_last_bit(published_recipe, style_trainer_of, tmp_path, progress):
+    recipe = dataclasses.replace(published_recipe, training=dataclasses.replace(published_recipe.training, steps=4))
+    unbroken = run(style_trainer_of(recipe), recipe, tmp_path / "unbroken", progress)
+    with pytest.raises(Interrupted):
+        run(stop_at(style_trainer_of(recipe), 2), recipe, tmp_path / "stopped", progress)
+    same(run(style_trainer_of(recipe), recipe, tmp_path / "stopped", progress).tensors(), unbroken.tensors())
+
+
+@pytest.mark.parametrize("size_px", [32, 60])
+def test_a_crop_that_the_published_critics_cannot_halve_six_times_is_refused(size_px, published_recipe):
+    with pytest.raises(ConfigError, match=f"at least 64, got {size_px}"):
+        dataclasses.replace(published_recipe, crop=CropConfig(size_px=size_px))
 
 
 def test_the_rates_are_functions_of_the_step_the_content_critics_too(style_trainer_of, style_recipe_of):
@@ -307,8 +362,8 @@ class Poisoned:
     def __init__(self, batches, *, steps, value):
         self._batches, self._steps, self._value = batches, steps, value
 
-    def draw(self, step):
-        batch = self._batches.draw(step)
+    def draw(self, step, *, rank=0):
+        batch = self._batches.draw(step, rank=rank)
         if step in self._steps:
             batch.image[0, 0, 3, 3] = self._value
         return batch
@@ -413,11 +468,11 @@ def test_training_leaves_the_global_stream_alone(style_trainer_of):
 def test_reconstruction_falls_on_two_images_in_thirty_steps(style_trainer_of, style_recipe_of, sample_of):
     recipe = dataclasses.replace(
         style_recipe_of(steps=30, batch_size=2, learning_rate=1e-2, content_noise=0.0),
-        network=StyleNetworkConfig(width=8, attribute_size=3, residual_blocks=1, style_size=64),
+        network=StyleNetworkConfig(width=8, residual_blocks=1, style_size=64, feature_critic=False),
         crop=CropConfig(size_px=32, native=1.0),
     )
     pair = [sample_of(0, size=(32, 32)), sample_of(1, stained=True, size=(32, 32))]
-    trainer = style_trainer_of(recipe, batches=StyleBatches(pair, [0, 1], recipe, 0))
+    trainer = style_trainer_of(recipe, batches=StyleBatches(pair, [0, 1], [1, -1], recipe, 0))
     fell = [float(trainer.step(step)["reconstruction"]) for step in range(1, 31)]
     assert sum(fell[-3:]) / 3 < 0.6 * sum(fell[:3]) / 3
 
@@ -431,7 +486,7 @@ def test_the_real_networks_in_bfloat16_go_on_to_the_last_bit_too(tmp_path, progr
     )
 
     def trainer():
-        batches = StyleBatches(*fields_of_both, recipe, 0)
+        batches = StyleBatches(*fields_of_both, [1, -1], recipe, 0)
         return StyleTrainer(batches, [1, -1], recipe, device="cpu", autocast=autocast("cpu", "bf16"), seed=0)
 
     unbroken = run(trainer(), recipe, tmp_path, progress).tensors()
@@ -454,8 +509,8 @@ def test_the_model_speaks_with_the_averaged_weights(style_trainer_of):
         assert torch.equal(tensors[f"networks.{name}"], stored[f"average/module.{name}"])
     assert not torch.equal(tensors["networks.generator.last.weight"], stored["networks/generator.last.weight"])
     assert values["modalities"] == ["dark", "light"]
-    assert tensors["attributes.mean"].tolist() == [[0.0] * 3] * 2
-    assert tensors["attributes.deviation"].tolist() == [[1.0] * 3] * 2
+    assert tensors["attributes.mean"].tolist() == [[0.0] * 6] * 2
+    assert tensors["attributes.deviation"].tolist() == [[1.0] * 6] * 2
 
 
 def test_asking_for_the_model_does_not_change_the_training(style_trainer_of):
@@ -471,7 +526,8 @@ def test_attributes_are_measured_modality_by_modality(style_trainer_of, fields_o
     fields, numbers = fields_of_both
     model = style_trainer_of().model(["dark", "light"], lambda _: 0, None)
     spread = measure_attributes(model, [*fields, fields[0]], [*numbers, 0])
-    assert spread.mean.shape == spread.deviation.shape == (2, 3)
+    assert spread.mean.shape == spread.deviation.shape == (2, 6)
+    assert [len(one) for one in spread.examples] == [3, 2]
     encoded = [
         model.encode_attribute(one.image[None], torch.tensor([k]))[0] for one, k in zip(fields, numbers, strict=True)
     ]

@@ -65,3 +65,10 @@ class Silent:
 
 SILENT = Silent()
 """For callers that show nothing; it has no state."""
+
+
+class Judge(Protocol):
+    """Sees where nuclei are; used to measure and to gate, never as a loss."""
+
+    def foreground(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1, H, W): the probability of nucleus."""

@@ -122,6 +122,15 @@ class Dataset(Sequence[Sample]):
             raise DatasetError(msg)
         return train
 
+    def annotated(self) -> Dataset:
+        """The images that have masks, already read ones included."""
+        chosen = [index for index, record in enumerate(self.records) if record.labels is not None]
+        same = Dataset([self.records[index] for index in chosen], keep=self.keeps)
+        if self._kept is not None:
+            same._bytes = {new: self._bytes[old] for new, old in enumerate(chosen) if old in self._bytes}
+            same._kept = {new: self._kept[old] for new, old in enumerate(chosen) if old in self._kept}
+        return same
+
     def part(self, *splits: str | None, keep: bool = False) -> Dataset:
         """The images of some parts: `train`, `validation`, `test`, or None for those that are not divided."""
         return self.where(lambda record: record.split in splits, keep=keep)

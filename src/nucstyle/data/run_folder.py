@@ -22,6 +22,8 @@ from nucstyle.core.errors import ConfigError, RunFolderError
 from nucstyle.data.weights import replace_durably
 
 CONFIG, ENVIRONMENT, LOG, RESULT, REPORT = "config.toml", "environment.json", "log.jsonl", "result.json", "report.html"
+MEASURES = "measures.jsonl"
+"""What was measured of a model while it was trained, one JSON object a line."""
 FIGURES = "figures"
 """Folder of figures as files, for slides and papers."""
 _LOCK = ".lock"

@@ -91,6 +91,13 @@ def replace_durably(partial: Path, path: Path) -> None:
     flush(path.parent)
 
 
+def copy_durably(source: Path, path: Path) -> None:
+    """Copy a file; a reader sees the old file or the whole new one, also after a power loss."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(source.read_bytes())
+    replace_durably(partial, path)
+
+
 def flush(path: Path) -> None:
     """Have the system write a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -6,7 +6,9 @@ these measures do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +149,32 @@ def kernel_distance(features: Array, others: Array) -> float:
         return float((values.sum() - np.trace(values)) / (len(one) * (len(one) - 1)))
 
     return without_itself(features) + without_itself(others) - 2 * float(kernel(features, others).mean())
+
+
+def goal_shares(pair: Mapping[str, Any]) -> dict[str, float]:
+    """How much of each goal a (source, target) pair reaches; 1 or more = met.
+
+    K: nuclei kept in 90 % of the draws. D: the judge's Dice at least 0.85 of the smaller of its Dice on the source and on real
+    images of the target. F: false objects per nucleus at most 0.1 above the larger of the two. C: 85 % taken for the target.
+    M: kernel distance at most the larger of a third of the untranslated source's and 1.5 times the floor.
+
+    Args:
+        pair: As in the `pairs` of a `result.json` of `evaluate-style`, with draws.
+    """
+    distance = pair["kernel_distance"]
+    limit = max((pair["kernel_distance_untranslated"] or 0) / 3, 1.5 * (pair["kernel_distance_floor"] or 0))
+    return {
+        "K": pair["nuclei_kept"] / 0.9,
+        "D": pair["dice_share"] / 0.85,
+        "F": _at_most(pair["false_per_nucleus"], pair["false_allowed"]),
+        "C": pair["taken_for_target"] / 0.85,
+        "M": 1.0 if distance is None else _at_most(distance, limit),
+    }
+
+
+def _at_most(value: float, limit: float) -> float:
+    """Share of an upper limit that is reached: 1 or more where the value lies below it."""
+    return 1.0 if value <= limit else max(0.0, limit) / value
 
 
 def colour_spread(means: Array) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 from nucstyle.core.errors import Interrupted, TrainingError
 from nucstyle.core.protocols import Progress
 from nucstyle.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from nucstyle.training.distributed import SINGLE, Group
 from nucstyle.training.logbook import Logbook
 
 Steps = Annotated[int, Ge(1)]
@@ -74,6 +75,7 @@ def run_loop(
     stage: str,
     progress: Progress,
     snapshot: Callable[[int], None] | None = None,
+    group: Group = SINGLE,
 ) -> None:
     """Train until `config.steps`, from the newest checkpoint where the run has one.
 
@@ -84,14 +86,15 @@ def run_loop(
         stage: The name of the stage on the screen.
         progress: Shown to the person.
         snapshot: Called after each checkpoint with the step, to draw samples.
+        group: The processes that train together; the first alone writes.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written, `--resume` goes on.
         TrainingError: Too many steps in a row were not finite; the last good checkpoint is kept.
         RunFolderError: A checkpoint cannot be written.
     """
-    first = _go_on(trainer, run, config, stage, progress)
-    log = Logbook(run / "log.jsonl", step=first)
+    first = _go_on(trainer, run, config, stage, progress, group)
+    log = Logbook(run / "log.jsonl", step=first) if group.is_first else None
     progress.start(stage, config.steps, "step")
     progress.advance(first)
     skipped = 0
@@ -102,21 +105,29 @@ def run_loop(
                 skipped = 0
             except NonFiniteLossError as error:
                 skipped += 1
-                log.write({"step": step, "skipped": str(error)})
+                _write(log, {"step": step, "skipped": str(error)})
                 _give_up_if(skipped >= config.max_skipped, run, step, str(error))
-            if step % config.checkpoint_every == 0 or step == config.steps or stop:
-                save_checkpoint(run, step, trainer.tensors())
-                if snapshot is not None and not stop:
-                    snapshot(step)
-            if stop:
-                msg = f"stopped by {signal.Signals(stop[0]).name} after step {step}; go on with --resume"
-                raise Interrupted(msg, stop[0])
+            stopping = group.any(bool(stop))
+            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
+                if group.is_first:
+                    save_checkpoint(run, step, trainer.tensors())
+                    if snapshot is not None and not stopping:
+                        snapshot(step)
+                stopping = group.any(bool(stop))  # a signal that came while something was written
+            if stopping:
+                number = stop[0] if stop else signal.SIGTERM  # or another process was asked
+                msg = f"stopped by {signal.Signals(number).name} after step {step}; go on with --resume"
+                raise Interrupted(msg, number)
 
 
-def _go_on(trainer: Trainer, run: Path, config: LoopConfig, stage: str, progress: Progress) -> int:
+def _go_on(trainer: Trainer, run: Path, config: LoopConfig, stage: str, progress: Progress, group: Group) -> int:
     """Restore the newest checkpoint; returns its step, 0 for a new run."""
     warnings: list[str] = []
+    if not group.is_first:
+        group.wait()  # the first one tidies the folder
     checkpoint = latest_checkpoint(run, warnings)
+    if group.is_first:
+        group.wait()
     for warning in warnings:
         progress.say(f"warning: {warning}")
     if checkpoint is None:
@@ -126,13 +137,18 @@ def _go_on(trainer: Trainer, run: Path, config: LoopConfig, stage: str, progress
     return checkpoint.step
 
 
-def _report(parts: dict[str, Tensor], step: int, config: LoopConfig, log: Logbook, progress: Progress) -> None:
+def _write(log: Logbook | None, values: dict[str, object]) -> None:
+    if log is not None:
+        log.write(values)
+
+
+def _report(parts: dict[str, Tensor], step: int, config: LoopConfig, log: Logbook | None, progress: Progress) -> None:
     """Show the step; every `log_every` steps read the losses, which makes a GPU wait, and log them."""
     if step % config.log_every and step != config.steps:
         progress.advance(step)
         return
     values = {name: float(value) for name, value in parts.items()}
-    log.write({"step": step, **values})
+    _write(log, {"step": step, **values})
     progress.advance(step, values)
 
 
@@ -145,13 +161,14 @@ def _give_up_if(too_many: bool, run: Path, step: int, what: str) -> None:
         raise TrainingError(msg)
 
 
-def check_finite(parts: dict[str, Tensor]) -> None:
-    """Refuse losses of which one is NaN or infinite.
+def check_finite(parts: dict[str, Tensor], group: Group = SINGLE) -> None:
+    """Refuse losses of which one is NaN or infinite, in any of the processes.
 
     Raises:
         NonFiniteLossError: With their names.
     """
-    if not bool(torch.isfinite(torch.stack([part.detach().float() for part in parts.values()])).all()):
+    finite = bool(torch.isfinite(torch.stack([part.detach().float() for part in parts.values()])).all())
+    if group.any(not finite):
         raise NonFiniteLossError({name: float(part.detach()) for name, part in parts.items()})
 
 

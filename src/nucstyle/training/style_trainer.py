@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 import torch
-import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -17,10 +16,19 @@ from nucstyle.core import rng
 from nucstyle.core.errors import ConfigError, DatasetError
 from nucstyle.core.precision import Autocast, Precision
 from nucstyle.core.sample import Sample
-from nucstyle.style.losses import LossWeights
-from nucstyle.style.model import AttributeStatistics, StyleModel
-from nucstyle.style.networks import STRIDE, Critics, StyleNetworkConfig, TranslationNetworks
-from nucstyle.style.objective import StyleBatch, critic_losses, translate_batch, translation_losses
+from nucstyle.data.weights import load_state
+from nucstyle.style.losses import LossWeights, modality_loss
+from nucstyle.style.method import make_critics, make_networks
+from nucstyle.style.model import AttributeStatistics, StyleModel, image_colours
+from nucstyle.style.networks import STRIDE, FeatureTrunk, StyleNetworkConfig, TranslationNetworks
+from nucstyle.style.objective import (
+    StyleBatch,
+    critic_losses,
+    frozen,
+    translate_batch,
+    translation_losses,
+    translations,
+)
 from nucstyle.training.checkpoint import (
     Checkpoint,
     module_tensors,
@@ -28,12 +36,13 @@ from nucstyle.training.checkpoint import (
     restore_module,
     restore_optimizer,
 )
+from nucstyle.training.distributed import SINGLE, Group
 from nucstyle.training.loop import LoopConfig, check_finite, check_gradient, constant_then_linear, set_rate
 
 # B = batch, K = modalities, A = attribute size, C = content channels, S = side of the crops
 
-_MIN_CROP_PX = 32
-"""The image critic halves a crop five times."""
+_MIN_CROP_PX = {"lookup": 32, "mdmm": 64}
+"""The image critics halve a crop four and six times; MDMM's reflect its border at every size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +55,24 @@ class StyleTrainingConfig(LoopConfig):
     """Of Adam, for the translation and the image critic."""
     content_critic_learning_rate: Annotated[float, Gt(0)] = 8e-5
     """Of Adam, for the content critic."""
+    content_critic_extra: Annotated[int, Ge(0)] = 0
+    """Further batches a step that teach the content critic alone."""
+    first_moment: Annotated[float, Ge(0), Lt(1)] = 0.5
+    """Of Adam."""
+    second_moment: Annotated[float, Ge(0), Lt(1)] = 0.99
+    """Of Adam."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """Of Adam."""
     gradient_clip: Annotated[float, Gt(0)] = 100.0
     """Greatest norm of the gradient of the translation; only runaway steps meet it."""
     content_noise: Annotated[float, Ge(0)] = 0.1
     """Deviation of the noise on the content while training: it keeps images from hiding in it."""
     average_decay: Annotated[float, Ge(0)] = 0.999
     """Of the moving average of the weights that is used for everything but training."""
+    judge_steps: Annotated[int, Ge(0)] = 0
+    """Steps of the judge that is trained first, on the masks that the run may see; 0 = no judge."""
+    measure_every: Annotated[int, Ge(0)] = 0
+    """Steps between two measures on validation images, of which the best model is kept; 0 = the last model is taken."""
     precision: Precision = "auto"
     """auto, bf16 or fp32."""
 
@@ -68,9 +89,9 @@ class StyleRecipe:
     crop: CropConfig = field(default_factory=CropConfig)
 
     def __post_init__(self) -> None:
-        side = self.crop.size_px
-        if side < _MIN_CROP_PX or side % STRIDE:
-            msg = f"crop.size_px must be a multiple of {STRIDE} and at least {_MIN_CROP_PX}, got {side}"
+        side, least = self.crop.size_px, _MIN_CROP_PX[self.network.architecture]
+        if side < least or side % STRIDE:
+            msg = f"crop.size_px must be a multiple of {STRIDE} and at least {least}, got {side}"
             raise ConfigError(msg)
 
 
@@ -80,6 +101,7 @@ class StyleBatches:
     Args:
         samples: The training images.
         modalities: The number of the modality of each image, 0..K-1, each at least once, K at least 2.
+        polarity: The sign of each modality, see `TranslationNetworks`.
         recipe: Sizes.
         seed: Of the run.
 
@@ -88,7 +110,14 @@ class StyleBatches:
         ConfigError: Two modalities and an odd batch, in which one image would have no partner of the other modality.
     """
 
-    def __init__(self, samples: Sequence[Sample], modalities: Sequence[int], recipe: StyleRecipe, seed: int) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        modalities: Sequence[int],
+        polarity: Sequence[int],
+        recipe: StyleRecipe,
+        seed: int,
+    ) -> None:
         self._samples = samples
         self._members = [
             [index for index, number in enumerate(modalities) if number == modality]
@@ -104,31 +133,48 @@ class StyleBatches:
         self._recipe = recipe
         self._seed = seed
         self._crop = RandomCrop(recipe.crop)
+        self._polarity = polarity
+        self._colours: dict[int, Tensor] = {}
+        with torch.device("meta"):
+            networks = make_networks(recipe.network, polarity)
+        self._attribute_size, self._noises = networks.attribute_size, 1 + translations(networks)
 
-    def draw(self, step: int) -> StyleBatch:
-        """The batch of a step: a function of the seed and the step alone."""
-        generator = rng.generator(self._seed, "style", step)
+    def draw(self, step: int, extra: int | None = None, *, rank: int = 0) -> StyleBatch:
+        """A process's part of the batch of a step, or a further one of it: a function of the seed and the numbers alone."""
+        place = (step, *([] if extra is None else [extra]), *([f"rank {rank}"] if rank else []))
+        generator = rng.generator(self._seed, "style", *place)
         size, config = self._recipe.training.batch_size, self._recipe.network
         order = torch.randperm(len(self._members), generator=generator).tolist()
         modality = [order[slot % len(order)] for slot in range(size)]
-        crops = []
+        crops, colours = [], []
         for slot, number in enumerate(modality):
-            members = self._members[number]
-            sample = self._samples[members[rng.integer(0, len(members), generator)]]
-            crops.append(self._crop.augment(sample, rng.generator(self._seed, step * size + slot, sample.id)))
+            index = self._members[number][rng.integer(0, len(self._members[number]), generator)]
+            sample = self._samples[index]
+            colours.append(self._colours_of(index, sample, number))
+            crops.append(
+                self._crop.augment(sample, rng.generator(self._seed, *place[1:], step * size + slot, sample.id))
+            )
         side = self._recipe.crop.size_px
         channels, cells = 4 * config.width, side // STRIDE
-        noise = torch.randn((3 * size, channels, cells, cells), generator=generator)
+        noise = torch.randn((self._noises * size, channels, cells, cells), generator=generator)
         return StyleBatch(
             image=torch.stack([crop.image for crop in crops]) * 2 - 1,
             modality=torch.tensor(modality),
             partner=torch.tensor(partners(modality)),
-            nuclei=torch.stack([_nucleus_share(crop) for crop in crops]),
+            colours=torch.stack(colours),
+            nuclei=torch.stack([_nuclei(crop) for crop in crops]),
             annotated=torch.tensor([float(crop.labels is not None) for crop in crops]),
-            attribute_noise=torch.randn((size, config.attribute_size), generator=generator),
-            random_attribute=torch.randn((size, config.attribute_size), generator=generator),
+            attribute_noise=torch.randn((size, self._attribute_size), generator=generator),
+            random_attribute=torch.randn((size, self._attribute_size), generator=generator),
             content_noise=noise * self._recipe.training.content_noise,
+            texture=torch.randn((size, 1, side, side), generator=generator),
         )
+
+    def _colours_of(self, index: int, sample: Sample, modality: int) -> Tensor:
+        """(6,) in [-1, 1], measured once for each image."""
+        if index not in self._colours:
+            self._colours[index] = image_colours(sample.image, self._polarity[modality])
+        return self._colours[index]
 
 
 def partners(modality: Sequence[int]) -> list[int]:
@@ -147,11 +193,9 @@ def partners(modality: Sequence[int]) -> list[int]:
     return result
 
 
-def _nucleus_share(crop: Sample) -> Tensor:
-    """(1, S / 4, S / 4): how much of each content cell is nucleus; 0 where not annotated."""
-    if crop.labels is None:
-        return torch.zeros(1, *(side // STRIDE for side in crop.size))
-    return F.avg_pool2d((crop.labels > 0).float()[None], STRIDE)
+def _nuclei(crop: Sample) -> Tensor:
+    """(1, S, S): 1 where there is a nucleus; 0 where not annotated."""
+    return torch.zeros(1, *crop.size) if crop.labels is None else (crop.labels > 0).float()[None]
 
 
 class StyleTrainer:
@@ -164,6 +208,8 @@ class StyleTrainer:
         device: Where to train.
         autocast: Number format of the forward passes.
         seed: Of the weights at the start.
+        trunk: On that device, for a critic of features.
+        group: The processes that train together.
     """
 
     def __init__(
@@ -175,37 +221,81 @@ class StyleTrainer:
         device: str,
         autocast: Autocast,
         seed: int,
+        trunk: FeatureTrunk | None = None,
+        group: Group = SINGLE,
     ) -> None:
         self._batches, self._recipe, self._device, self._autocast = batches, recipe, device, autocast
+        self._group = group
         with rng.seeded(seed, "style weights"):
-            self.networks = TranslationNetworks(recipe.network, polarity)
-            self.critics = Critics(recipe.network, len(polarity))
+            self.networks = make_networks(recipe.network, polarity)
+            self.critics = make_critics(recipe.network, len(polarity), trunk)
         for module in (self.networks, self.critics):
             module.to(device).to(memory_format=torch.channels_last)
         config = recipe.training
-        rates = {"lr": config.learning_rate, "betas": (0.5, 0.99)}
+        rates = {
+            "lr": config.learning_rate,
+            "betas": (config.first_moment, config.second_moment),
+            "weight_decay": config.weight_decay,
+        }
         self._translation = torch.optim.Adam(self.networks.parameters(), **rates)  # type: ignore[arg-type]
         self._image_critic = torch.optim.Adam(self.critics.image.parameters(), **rates)  # type: ignore[arg-type]
         self._content_critic = torch.optim.Adam(self.critics.content.parameters(), **rates)  # type: ignore[arg-type]
         self._average = AveragedModel(self.networks, avg_fn=_moving_average(config.average_decay))
 
+    def start_from(self, tensors: Mapping[str, Tensor], *, where: str) -> None:
+        """Begin with the networks of another training; critics and moments begin anew.
+
+        Args:
+            tensors: Of the networks, by name.
+            where: For messages.
+
+        Raises:
+            WeightsError: They do not fit.
+        """
+        load_state(self.networks, tensors, where=where)
+
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw, translate, teach the critics, teach the translation, average (algorithm of MDMM, section 3)."""
-        batch = self._batches.draw(step).to(self._device)
         self._set_rates(step)
+        for extra in range(self._recipe.training.content_critic_extra):
+            self._teach_content_critic(step, extra)
+        batch = self._batches.draw(step, rank=self._group.rank).to(self._device)
         with self._autocast():
             made = translate_batch(self.networks, batch)
-            criticism = critic_losses(self.critics, batch, made, self.networks.onehot(batch.modality))
+            onehot, adversary = self.networks.onehot(batch.modality), self._recipe.weights.adversary
+            criticism = critic_losses(self.critics, batch, made, onehot, adversary)
         parts = {f"critic_{name}": value for name, value in criticism._asdict().items()}
-        check_finite(parts)
-        _update((self._image_critic, self._content_critic), criticism.total())
+        check_finite(parts, self._group)
+        self._update((self._image_critic, self._content_critic), criticism.total())
         with frozen(self.critics), self._autocast():
-            losses = translation_losses(self.networks, self.critics, batch, made)
+            losses = translation_losses(self.networks, self.critics, batch, made, self._recipe.weights)
         parts |= losses._asdict()
-        check_finite(parts)
-        _update((self._translation,), losses.total(self._recipe.weights), clip=self._recipe.training.gradient_clip)
+        check_finite(parts, self._group)
+        self._update((self._translation,), losses.total(self._recipe.weights), clip=self._recipe.training.gradient_clip)
         self._average.update_parameters(self.networks)
         return {name: value.detach() for name, value in parts.items()}
+
+    def _teach_content_critic(self, step: int, extra: int) -> None:
+        """One update of the content critic alone, on a batch of its own."""
+        batch = self._batches.draw(step, extra, rank=self._group.rank).to(self._device)
+        with self._autocast():
+            with torch.no_grad():
+                content = self.networks.encode_content(batch.image, batch.modality, batch.colours)
+            code = content.plus(batch.content_noise[: len(batch.image)]).code
+            loss = modality_loss(self.critics.content(code), batch.modality)
+        check_finite({"critic_content": loss}, self._group)
+        self._update((self._content_critic,), loss)
+
+    def _update(self, optimizers: Sequence[torch.optim.Optimizer], loss: Tensor, *, clip: float = float("inf")) -> None:
+        """Back through the loss, average over the processes, clip, step."""
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+        self._group.average_gradients(parameters)
+        check_gradient(nn.utils.clip_grad_norm_(parameters, clip))
+        for optimizer in optimizers:
+            optimizer.step()
 
     def _set_rates(self, step: int) -> None:
         config = self._recipe.training
@@ -246,10 +336,10 @@ class StyleTrainer:
             recogniser: (3, H, W) -> number of the modality.
             attributes: Spread of the attributes; None = N(0, I), as long as it has not been measured.
         """
-        count, size = len(modalities), self._recipe.network.attribute_size
         networks = cast("TranslationNetworks", self._average.module)
+        count, size = len(modalities), networks.attribute_size
         spread = attributes or AttributeStatistics(torch.zeros(count, size), torch.ones(count, size))
-        return StyleModel(networks, self._recipe.network, modalities, spread, recogniser, autocast=self._autocast)
+        return StyleModel(networks, modalities, spread, recogniser, autocast=self._autocast)
 
 
 def measure_attributes(model: StyleModel, samples: Sequence[Sample], modalities: Sequence[int]) -> AttributeStatistics:
@@ -263,11 +353,7 @@ def measure_attributes(model: StyleModel, samples: Sequence[Sample], modalities:
     encoded: list[list[Tensor]] = [[] for _ in model.modalities]
     for sample, number in zip(samples, modalities, strict=True):
         encoded[number].append(model.encode_attribute(sample.image[None], torch.tensor([number]))[0].cpu())
-    stacked = [torch.stack(one) for one in encoded]
-    return AttributeStatistics(
-        mean=torch.stack([one.mean(dim=0) for one in stacked]),
-        deviation=torch.stack([one.std(dim=0, correction=0) for one in stacked]),
-    )
+    return AttributeStatistics.of([torch.stack(one) for one in encoded])
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -278,28 +364,3 @@ def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Te
         return kept.lerp(new, 1 - min(decay, (1 + count) / (10 + count)))
 
     return average
-
-
-def _update(optimizers: Sequence[torch.optim.Optimizer], loss: Tensor, *, clip: float | None = None) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
-    check_gradient(nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf")))
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-class frozen:  # noqa: N801  (a context manager, read like a word)
-    """Within the block, a module's parameters are constants: gradients pass through but do not arrive."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self._parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
