@@ -136,6 +136,12 @@ def train_style(
         int | None,
         typer.Option("--k", min=2, help="How many modalities [default: as many as are named, else 6]."),
     ] = None,
+    annotated: Annotated[
+        str | None, typer.Option(metavar="MODALITY,...", help="Use the masks of these modalities alone [default: all].")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option("--init", metavar="NAME|FILE|RUN", help="Go on from these style weights in a new run.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
@@ -161,11 +167,51 @@ def train_style(
                 overrides=set_ or [],
                 seed=seed,
                 k=k,
+                annotated=None if annotated is None else [name.strip() for name in annotated.split(",")],
+                init=init,
                 device=device,
                 format=format_,
                 resume=resume,
                 overwrite=overwrite,
             )
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command("evaluate-style")
+def evaluate_style(
+    data: Data,
+    style: Annotated[str, typer.Option("--style", metavar="NAME|FILE|RUN", help="The style model to measure.")],
+    out: Out,
+    on: Annotated[
+        str, typer.Option("--on", help="Restyle the images of this part: validation or test.")
+    ] = "validation",
+    judge: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="The network that sees nuclei.")] = "dsb2018",
+    draws: Annotated[int, typer.Option(min=1, help="Restyled images of each pair of modalities.")] = 40,
+    seed: Seed = 0,
+    device: Device = "auto",
+    format_: Format = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Measure whether a style model keeps nuclei and reaches its modalities."""
+    with _verb() as progress:
+        from nucstyle.report.tables import pair_table
+        from nucstyle.workflows import evaluate_style as workflow
+
+        with progress:
+            result = workflow.evaluate_style(
+                data,
+                style,
+                out,
+                progress=progress,
+                on=workflow.part_name(on),
+                judge=judge,
+                draws=draws,
+                seed=seed,
+                device=device,
+                format=format_,
+                overwrite=overwrite,
+            )
+        _print_table(pair_table(result))
         print(f"report: {out / 'report.html'}")
 
 

@@ -310,7 +310,7 @@ def test_without_a_training_part_the_person_is_told(found, run_verb):
 
 def test_a_training_measures_as_the_discovery_did(found, run_verb, tmp_path):
     assert run_verb("discover", "data", "--out", "hsv", "--k", 2, "--features", "hsv").exit_code == 0
-    options = ("--set", "steps=1", "--set", "width=4", "--set", "size_px=32")
+    options = ("--set", "steps=1", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0")
     trained = run_verb("train-style", "hsv/manifest.csv", "--out", "style", *options)
     assert trained.exit_code == 0, trained.output
     assert read_modality_model(tmp_path / "style" / "modalities" / "modality.json").features == "hsv"

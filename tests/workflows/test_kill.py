@@ -16,7 +16,7 @@ from nucstyle.training.checkpoint import latest_checkpoint
 pytestmark = pytest.mark.slow
 
 DEMO = ("demo", "--set", "style_steps=6", "--set", "segmenter_steps=4", "--set", "checkpoint_every=2")
-STYLE = ("--set", "width=4", "--set", "size_px=32", "--set", "checkpoint_every=1", "--k", "2")
+STYLE = ("--set", "judge_steps=0", "--set", "width=4", "--set", "size_px=32", "--set", "checkpoint_every=1", "--k", "2")
 
 
 class Verb:

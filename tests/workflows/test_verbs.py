@@ -14,7 +14,7 @@ import pytest
 from nucstyle.data.image_io import read_labels
 from nucstyle.workflows.predict import OBJECT_COLUMNS
 
-TINY_STYLE = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--k", "2")
+TINY_STYLE = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0", "--k", "2")
 TINY_SEGMENTER = ("--set", "steps=2", "--set", "size_px=64", "--set", "training.batch_size=2")
 
 
@@ -130,7 +130,18 @@ def test_info_describes_the_installation_and_writes_only_when_asked(run_verb, tm
 
 def test_a_training_resumed_after_an_end_in_the_middle_has_the_same_bytes(run_verb, write_pairs, tmp_path):
     write_pairs("data")
-    settings = ["--set", "width=4", "--set", "size_px=32", "--k", "2", "--set", "checkpoint_every=2"]
+    settings = [
+        "--set",
+        "width=4",
+        "--set",
+        "size_px=32",
+        "--k",
+        "2",
+        "--set",
+        "checkpoint_every=2",
+        "--set",
+        "judge_steps=0",
+    ]
     run_verb("train-style", "data", "--out", "whole", "--set", "steps=4", *settings)
     run_verb("train-style", "data", "--out", "parts", "--set", "steps=4", *settings)
     parts = tmp_path / "parts"

@@ -15,6 +15,7 @@ _TITLES = {
     "demo": "nucstyle demo",
     "discover": "Imaging modalities",
     "train-style": "Training of a style model",
+    "evaluate-style": "Measures of a style model",
     "train-segmenter": "Training of a segmenter",
     "cell": "Training of a segmenter",
     "predict": "Nuclei found",
@@ -23,6 +24,7 @@ _TITLES = {
 _SECTIONS: dict[str, Callable[[Path], Section]] = {
     "discover": sections.discover,
     "train-style": sections.train_style,
+    "evaluate-style": sections.evaluate_style,
     "train-segmenter": sections.train_segmenter,
     "cell": sections.train_segmenter,
     "predict": sections.predict,

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from nucstyle.core.config import to_toml
-from nucstyle.data.run_folder import ENVIRONMENT, FIGURES, LOG, read_config, read_json, read_log
+from nucstyle.data.run_folder import ENVIRONMENT, FIGURES, LOG, MEASURES, read_config, read_json, read_log
 from nucstyle.report import figures, tables
 
 SHORT_TRAINING = 1000
@@ -288,13 +288,69 @@ def train_style(run: Path) -> Section:
         "in the style of that modality's own picture. The framed ones are self-reconstructions."
     ]
     if steps < SHORT_TRAINING:
-        said.insert(0, f"This is a short training of {steps} steps: colours are there, texture and sharpness are not.")
+        said.insert(0, f"This is a short training of {steps} steps: colours are there, texture is not.")
     if not grids:
         return Section("Style model", (*said, "No sample grid has been drawn yet."))
     shown = _present([picture(grids[-1], f"after step {int(grids[-1].stem[5:])}")])
     series = {term: {"": points} for term, points in _losses(run).items()}
-    learning = Section("Losses", ("As logged, not smoothed.",), figure=figures.curves(series)) if series else None
-    return Section("Style model", tuple(said), pictures=shown, wide=True, parts=(learning,) if learning else ())
+    parts = [Section("Losses", ("As logged, not smoothed.",), figure=figures.curves(series))] if series else []
+    measured = read_log(run / MEASURES)
+    if measured:
+        goals = {
+            term: {"": [(int(line["step"]), line[term]) for line in measured]} for term in measured[0] if term != "step"
+        }
+        parts.append(Section("Measures on validation images", (_QUALITY,), figure=figures.curves(goals)))
+    return Section("Style model", tuple(said), pictures=shown, wide=True, parts=tuple(parts))
+
+
+_QUALITY = (
+    "Quality: how near all pairs of modalities are to the goals, 1 = all met; the model of the best is kept. It is the mean of K "
+    "nuclei kept, D the judge's Dice, F false objects, C taken for the target, M kernel distance; see evaluate-style."
+)
+
+
+def evaluate_style(run: Path) -> Section:
+    """The measures of every pair of modalities, the grids, and the gallery of failures."""
+    result = read_json(run / "result.json")
+    table = Section("Every pair of modalities", (_PAIRS,), table=tables.pair_table(result))
+    real = Section("Real images, and the spread of the styles", (_REAL,), table=tables.style_modality_table(result))
+    grids = [picture(path, path.stem[8:]) for path in sorted((run / "samples").glob("grid-*.png"))]
+    failures = [
+        picture(
+            run / "samples" / one["file"],
+            f"{one['source']} to {one['target']}: {one['reason']} ({one['id'][:8]})",
+            one["id"],
+        )
+        for one in result["gallery"]
+    ]
+    return Section(
+        "Does the style model keep nuclei, and does it reach its modalities?",
+        (
+            f"Images of the part {result['on']}, {result['draws']} restyled images a pair. Tiles differ from the whole by at "
+            f"most {max(one or 0 for one in result['seam_error'].values()):.3f} of the range.",
+        ),
+        parts=(
+            table,
+            real,
+            Section("Restyled images", (_GRIDS,), pictures=_present(grids), wide=True),
+            Section("Failures", (_FAILURES,), pictures=_present(failures)),
+        ),
+    )
+
+
+_PAIRS = (
+    "Nuclei kept: share of the restyled images whose nuclei are brighter (or darker, as the target has them) than what "
+    "surrounds them, with an area under the ROC curve above 0.8; its interval by resampling images. Dice share: Dice of the "
+    "judge, a network trained on real images, beside the smaller of its Dice on the source and on real images of the target. "
+    "Taken for target: by a classifier of the trunk's features, taught with real crops; recognised: by the colours that "
+    "modalities are told apart by. Kernel distance: of the trunk's features to real crops of the target; untranslated = that of "
+    "the source itself, floor = that between two halves of the real crops. Misses: K nuclei kept < 0.9, D Dice share < 0.85, F "
+    "false objects above what is allowed, C taken for target < 0.85, M kernel distance above the larger of a third of "
+    "untranslated and 1.5 times the floor."
+)
+_REAL = "Diversity: the spread of the mean colour over 20 drawn styles, beside that of the real images."
+_GRIDS = "The first column is the source, then the same image in each modality; framed is its own. Other styles in every row."
+_FAILURES = "The worst draw of each of the worst pairs, by the judge's Dice: source, restyled, true nuclei."
 
 
 def train_segmenter(run: Path) -> Section:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nucstyle.metrics.translation import goal_shares
+
 Scores = Mapping[str, Any]
 """S of a `result.json`: the scores of one set of predictions."""
 
@@ -87,3 +89,83 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def missed(pair: Mapping[str, Any]) -> str:
+    """The letters of the goals that a pair misses, see `metrics.translation.goal_shares`."""
+    return "".join(letter for letter, share in goal_shares(pair).items() if share < 1)
+
+
+def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """The measures of every (source, target) pair of `evaluate-style`, rows of text, the header first."""
+    table = [
+        [
+            "source",
+            "target",
+            "images",
+            "nuclei kept",
+            "interval",
+            "Dice share",
+            "false per nucleus (allowed)",
+            "taken for target",
+            "recognised",
+            "kernel distance (untranslated, floor)",
+            "cycle error",
+            "misses",
+        ]
+    ]
+    for pair in result["pairs"]:
+        images = f"{pair['images']}{' of train' if pair['from_train'] else ''}"
+        if not pair["draws"]:
+            table.append([pair["source"], pair["target"], images, *["-"] * 9])
+            continue
+        low_high = pair["nuclei_kept_interval"]
+        distances = [pair[f"kernel_distance{part}"] for part in ("", "_untranslated", "_floor")]
+        first, *others = ["-" if one is None else f"{one:.1f}" for one in distances]
+        table.append(
+            [
+                pair["source"],
+                pair["target"],
+                images,
+                f"{pair['nuclei_kept']:.2f}",
+                "-" if low_high is None else f"{low_high[0]:.2f} to {low_high[1]:.2f}",
+                f"{pair['dice_share']:.2f}",
+                f"{pair['false_per_nucleus']:.2f} ({pair['false_allowed']:.2f})",
+                f"{pair['taken_for_target']:.2f}",
+                f"{pair['recognised']:.2f}",
+                f"{first} ({', '.join(others)})",
+                f"{pair['cycle_error']:.3f}",
+                missed(pair),
+            ]
+        )
+    return table
+
+
+def style_modality_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """What `evaluate-style` says of each modality by itself, rows of text, the header first."""
+    table = [
+        [
+            "modality",
+            "images",
+            "nuclei are",
+            "judge's Dice",
+            "false per nucleus",
+            "real crops",
+            "self error",
+            "diversity (real)",
+        ]
+    ]
+    for name, one in result["modalities"].items():
+        table.append(
+            [
+                name,
+                f"{one['sources']}{' of train' if one['from_train'] else ''}",
+                "brighter" if one["sign"] > 0 else "darker",
+                number(one["dice"]),
+                number(one["false_per_nucleus"]),
+                str(one["crops"]),
+                number(one["self_error"]),
+                f"{one['diversity']:.3f} ({one['diversity_real']:.3f})",
+            ]
+        )
+    return table

@@ -124,7 +124,9 @@ def _discover(path: Path, dataset: Dataset, found: Discovery, settings: Discover
 def _train_style(
     path: Path, dataset: Dataset, found: Discovery, config: DemoConfig, seed: int, device: str, progress: Progress
 ) -> None:
-    recipe = style_recipe("lite", [f"steps={config.style_steps}", f"checkpoint_every={config.checkpoint_every}"])
+    recipe = style_recipe(
+        "lite", [f"steps={config.style_steps}", f"checkpoint_every={config.checkpoint_every}", "judge_steps=0"]
+    )
     style_run = StyleRun(dataset.part("train", keep=True), found.model, recipe, seed, device)
     with RunFolder.open(path, style_run.config(), resume=True) as run:
         fit_style(run, style_run, progress=progress)

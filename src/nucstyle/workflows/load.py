@@ -8,12 +8,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from nucstyle.core.errors import WeightsError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import Precision, autocast, resolve_precision
 from nucstyle.data.weights import Weights, load_state, load_weights, save_weights
 from nucstyle.modality.model import ModalityModel
+from nucstyle.segmentation.backbone import Lite0Trunk, load_trunk_weights
 from nucstyle.segmentation.detector import Segmenter
+from nucstyle.segmentation.judge import ForegroundJudge
 from nucstyle.style.model import StyleModel
 
 WEIGHTS = "weights.safetensors"
@@ -30,7 +34,7 @@ def shipped(kind: str) -> list[str]:
     )
 
 
-def find_weights(what: str | Path, kind: Literal["style", "segmenter"]) -> Path:
+def find_weights(what: str | Path, kind: Literal["style", "segmenter", "judge"]) -> Path:
     """Turn NAME, FILE or RUN into a file.
 
     Raises:
@@ -84,8 +88,9 @@ def style_from_weights(
 
 
 def save_style(path: Path, model: StyleModel, modality_model: ModalityModel, provenance: Mapping[str, Any]) -> str:
-    """Write a style file with its ModalityModel and where it comes from; returns the SHA-256."""
+    """Write a style file with its ModalityModel and where it comes from, in half precision; returns the SHA-256."""
     tensors, values = model.state()
+    tensors = {name: one.half() if name.startswith("networks.") else one for name, one in tensors.items()}
     metadata = {**values, "modality_model": modality_model.state(), **provenance}
     return save_weights(path, tensors, kind="style", metadata=metadata)
 
@@ -109,3 +114,32 @@ def save_segmenter(path: Path, segmenter: Segmenter, provenance: Mapping[str, An
     """Write a segmenter file with where it comes from; returns the SHA-256."""
     tensors, values = segmenter.state()
     return save_weights(path, tensors, kind="segmenter", metadata={**values, **provenance})
+
+
+def load_judge(what: str | Path, *, device: str = "auto", precision: Precision = "auto") -> ForegroundJudge:
+    """Load a judge; arguments and errors as `load_style`."""
+    path = find_weights(what, "judge")
+    weights = load_weights(path, kind="judge")
+    place = choose_device(device)
+    judge = ForegroundJudge.from_state(
+        weights.tensors,
+        weights.metadata,
+        load=partial(load_state, where=str(path)),
+        autocast=autocast(place, resolve_precision(precision, place)),
+    )
+    judge.network.to(place)
+    return judge
+
+
+def save_judge(path: Path, judge: ForegroundJudge, provenance: Mapping[str, Any]) -> str:
+    """Write a judge file with where it comes from, in half precision; returns the SHA-256."""
+    tensors, values = judge.state()
+    half = {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
+    return save_weights(path, half, kind="judge", metadata={**values, **provenance})
+
+
+def load_trunk() -> Lite0Trunk:
+    """The shipped trunk, for features: weights as they are, fixed."""
+    trunk = Lite0Trunk()
+    load_trunk_weights(trunk)
+    return trunk.eval().requires_grad_(False).to(memory_format=torch.channels_last)

@@ -11,22 +11,27 @@ import torch
 from torch import Tensor
 
 from nucstyle.core.config import to_table
+from nucstyle.core.errors import OptionError, WeightsError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, deterministic, resolve_precision
-from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.core.protocols import SILENT, Judge, Progress
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
 from nucstyle.data.run_folder import RunFolder, check_target
+from nucstyle.data.weights import Weights, copy_durably, load_weights
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import style_grid
 from nucstyle.style.model import StyleModel
+from nucstyle.training.distributed import SINGLE, Group, device_of_process, is_first_process, process_group
+from nucstyle.training.judge_trainer import JudgeRecipe, JudgeTrainer
 from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
 from nucstyle.workflows.discover import DiscoverConfig, find_modalities, numbers, read_modality_model, write_discovery
-from nucstyle.workflows.load import WEIGHTS, save_style
+from nucstyle.workflows.load import WEIGHTS, find_weights, load_judge, load_style, load_trunk, save_judge, save_style
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
+from nucstyle.workflows.style_selection import Selection
 
 GRID_PX = 192
 """Side of a tile in the sample grids."""
@@ -42,6 +47,10 @@ class StyleRun:
     recipe: StyleRecipe
     seed: int
     device: str
+    init: Weights | None = None
+    """Style weights to go on from."""
+    validation: Dataset | None = None
+    """Images to choose the best model by, each with its modality."""
 
     def config(self) -> dict[str, Any]:
         """What determines the result, for `config.toml`."""
@@ -49,7 +58,9 @@ class StyleRun:
         data = {**data_fingerprint(self.train), "modalities": modalities}
         precision = resolve_precision(self.recipe.training.precision, self.device)
         number = {"device": self.device.partition(":")[0], "precision": precision}
-        return {"verb": "train-style", "seed": self.seed, **number, "data": data, "recipe": to_table(self.recipe)}
+        start = {"init_sha256": self.init.sha256} if self.init else {}
+        table = {"verb": "train-style", "seed": self.seed, **number, **start, "data": data}
+        return {**table, "recipe": to_table(self.recipe)}
 
 
 def train_style(
@@ -61,6 +72,8 @@ def train_style(
     overrides: Sequence[str] = (),
     seed: int = 0,
     k: int | None = None,
+    annotated: Sequence[str] | None = None,
+    init: Path | str | None = None,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     resume: bool = False,
@@ -76,6 +89,8 @@ def train_style(
         overrides: `key=value` on top of the recipe.
         seed: Of everything random.
         k: How many modalities to discover; None = as many as are named, and 6 where none is.
+        annotated: Modalities whose masks may be used; None = all masks that there are.
+        init: Go on from these style weights in a new run: a name, a file or a run, of the same modalities and networks.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         resume: Go on in `out`; on a CPU to the same bits as without the interruption.
@@ -89,25 +104,88 @@ def train_style(
         TrainingError: The losses do not stay finite.
         Interrupted: A signal; `resume` goes on.
     """
-    settled, place = style_recipe(recipe, overrides), choose_device(device)
+    settled, place = style_recipe(recipe, overrides), device_of_process(choose_device(device))
     dataset = open_dataset(data, format=format)
-    inputs = [Path(data), Path(recipe), *dataset.files]
-    check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
+    inputs = [Path(data), Path(recipe), *([Path(init)] if init else []), *dataset.files]
+    if is_first_process():
+        check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
+    else:
+        progress = SILENT
     dataset.training_part()  # refuses data without training images before anything is measured
     settings = _settings_beside(Path(data), DiscoverConfig(k=k, seed=seed))
     seen = dataset.part("train", "validation", None)  # validation images only say from where on an image is new
     found = find_modalities(seen, settings, progress=progress)
     named = seen.with_records(found.records)
-    train = named.training_part()
+    visible = masked(named, annotated, found.model.names)
+    train, validation = visible.training_part(), visible.part("validation")
     train.read_all(progress)
-    style_run = StyleRun(train, found.model, settled, seed, place)
+    style_run = StyleRun(train, found.model, settled, seed, place, start_from(init, settled, found.model), validation)
+    warn_without_masks(train, progress)
     style_run_batches(style_run)  # refuses what cannot be trained on, before anything is written
-    with RunFolder.open(out, style_run.config(), resume=resume, overwrite=overwrite, inputs=inputs) as run:
-        with RunFolder.open(run.path / "modalities", settings.to_table(), resume=True) as sub:
-            write_discovery(sub, named, found, seed=seed)
-        fit_style(run, style_run, progress=progress)
-        write_report(run.path)
+    with process_group(place) as group:
+        if not group.is_first:
+            follow(out, style_run, group)
+            return out
+        with RunFolder.open(out, style_run.config(), resume=resume, overwrite=overwrite, inputs=inputs) as run:
+            with RunFolder.open(run.path / "modalities", settings.to_table(), resume=True) as sub:
+                write_discovery(sub, named, found, seed=seed)
+            fit_style(run, style_run, progress=progress, group=group)
+            write_report(run.path)
     return out
+
+
+def masked(dataset: Dataset, annotated: Sequence[str] | None, names: Sequence[str]) -> Dataset:
+    """The data set with the masks of some modalities alone.
+
+    Args:
+        dataset: Images with their modalities.
+        annotated: Names of modalities; None = leave all masks.
+        names: The modalities that there are.
+
+    Raises:
+        OptionError: A name that is none of them.
+    """
+    if annotated is None:
+        return dataset
+    unknown = sorted(set(annotated) - set(names))
+    if unknown:
+        msg = f"--annotated {', '.join(unknown)}: no such modality; there are {', '.join(names)}"
+        raise OptionError(msg)
+    records = [one if one.modality in annotated else replace(one, labels=None) for one in dataset.records]
+    return Dataset(records, keep=dataset.keeps)
+
+
+def warn_without_masks(train: Dataset, progress: Progress) -> None:
+    """Say what will be missing where there is not a single mask."""
+    if any(record.labels is not None for record in train.records):
+        return
+    progress.say(
+        "no training image has masks: nothing tells nuclei from other objects, so what is drawn between them is not held "
+        "back, and no judge can be trained. The masks of a few images help; see --annotated"
+    )
+
+
+def start_from(init: Path | str | None, recipe: StyleRecipe, modality_model: ModalityModel) -> Weights | None:
+    """The style weights that a new run goes on from.
+
+    Raises:
+        WeightsError: They cannot be read, or are of other networks or modalities.
+    """
+    if init is None:
+        return None
+    path = find_weights(init, "style")
+    weights = load_weights(path, kind="style")
+    network, names = weights.metadata.get("network"), weights.metadata.get("modalities")
+    if network != to_table(recipe.network):
+        msg = f"--init {path}: its networks are {network}, the recipe's {to_table(recipe.network)}; give the recipe it is of"
+        raise WeightsError(msg)
+    if names != list(modality_model.names):
+        msg = (
+            f"--init {path}: its modalities are {', '.join(names or [])}, those of the data "
+            f"{', '.join(modality_model.names)}; name them alike in the manifest"
+        )
+        raise WeightsError(msg)
+    return weights
 
 
 def _settings_beside(data: Path, settings: DiscoverConfig) -> DiscoverConfig:
@@ -122,44 +200,88 @@ def _settings_beside(data: Path, settings: DiscoverConfig) -> DiscoverConfig:
 def style_run_batches(style_run: StyleRun) -> StyleBatches:
     """The batches of a run."""
     modality = numbers(style_run.modality_model, style_run.train.records)
-    return StyleBatches(style_run.train, modality, style_run.recipe, style_run.seed)
+    polarity = [one.polarity for one in style_run.modality_model.modalities]
+    return StyleBatches(style_run.train, modality, polarity, style_run.recipe, style_run.seed)
 
 
-def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> None:
-    """Train in an open run folder until `weights.safetensors` and `result.json` are there."""
-    if run.is_finished():
-        return
-    recipe, model_of = style_run.recipe, style_run.modality_model
+def make_trainer(style_run: StyleRun, group: Group) -> StyleTrainer:
+    """A trainer with the weights at the start."""
+    recipe = style_run.recipe
     precision = resolve_precision(recipe.training.precision, style_run.device)
-    run.write_environment(device=style_run.device, precision=precision)
     trainer = StyleTrainer(
         style_run_batches(style_run),
-        [modality.polarity for modality in model_of.modalities],
+        [modality.polarity for modality in style_run.modality_model.modalities],
         recipe,
         device=style_run.device,
         autocast=autocast(style_run.device, precision),
         seed=style_run.seed,
+        trunk=load_trunk().to(style_run.device),
+        group=group,
     )
-    sources = _grid_sources(style_run)
+    if style_run.init is not None:
+        trainer.start_from(networks_of(style_run.init), where="--init")
+    return trainer
+
+
+def follow(out: Path, style_run: StyleRun, group: Group) -> None:
+    """Take part in a training whose files the first process writes."""
+    trainer = make_trainer(style_run, group)
+    if group.any(False):  # the first one found the run finished
+        return
+    with deterministic(style_run.device):
+        run_loop(trainer, out, style_run.recipe.training, stage="train style model", progress=SILENT, group=group)
+
+
+def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group: Group = SINGLE) -> None:
+    """Train in an open run folder until `weights.safetensors` and `result.json` are there."""
+    if group.any(run.is_finished()):
+        return
+    recipe, model_of = style_run.recipe, style_run.modality_model
+    precision = resolve_precision(recipe.training.precision, style_run.device)
+    run.write_environment(device=style_run.device, precision=precision)
+    trainer = make_trainer(style_run, group)
+    sources, selection = _grid_sources(style_run), _selection(run, style_run)
+
+    def save(path: Path, step: int) -> None:
+        spread = measure_attributes(
+            trainer.model(model_of.names, model_of.number, None),
+            style_run.train,
+            numbers(model_of, style_run.train.records),
+        )
+        origin = provenance(style_run.train, recipe.name, style_run.seed, step)
+        save_style(path, trainer.model(model_of.names, model_of.number, spread), model_of, origin)
 
     def snapshot(step: int) -> None:
         draw_style_grid(
             run.path / "samples" / f"grid-{step:06d}.png", trainer.model(model_of.names, model_of.number, None), sources
         )
+        if selection is not None and selection.is_due(step, recipe.training.steps):
+            partial = run.path / "measured.safetensors"
+            save(partial, step)
+            progress.say(f"measuring the model of step {step} on validation images")
+            selection.consider(step, load_style(partial, device=style_run.device), lambda path: partial.replace(path))
+            partial.unlink(missing_ok=True)
 
     with deterministic(style_run.device):
-        run_loop(trainer, run.path, recipe.training, stage="train style model", progress=progress, snapshot=snapshot)
-        if not (run.path / "samples" / f"grid-{recipe.training.steps:06d}.png").exists():
-            snapshot(recipe.training.steps)  # the run ended between its last checkpoint and its last picture
-        model = trainer.model(model_of.names, model_of.number, None)
-        modality = numbers(model_of, style_run.train.records)
-        spread = measure_attributes(model, style_run.train, modality)
-    save_style(
-        run.path / WEIGHTS,
-        trainer.model(model_of.names, model_of.number, spread),
-        model_of,
-        provenance(style_run.train, recipe.name, style_run.seed, recipe.training.steps),
-    )
+        fit_judge(run, style_run, progress=progress)
+        run_loop(
+            trainer,
+            run.path,
+            recipe.training,
+            stage="train style model",
+            progress=progress,
+            snapshot=snapshot,
+            group=group,
+        )
+        last = recipe.training.steps
+        measured = selection is None or not selection.is_due(last, last) or selection.has(last)
+        if not measured or not (run.path / "samples" / f"grid-{last:06d}.png").exists():
+            snapshot(last)  # the run ended between its last checkpoint and its last picture
+        best = selection.best() if selection is not None else None
+        if best is None:
+            save(run.path / WEIGHTS, recipe.training.steps)
+        else:
+            copy_durably(best[1], run.path / WEIGHTS)
     run.write_result(
         {
             "format": 1,
@@ -167,10 +289,70 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> Non
             "seed": style_run.seed,
             "recipe": recipe.name,
             "steps": recipe.training.steps,
+            "taken_step": best[0] if best else recipe.training.steps,
             "modalities": list(model_of.names),
             "skipped_steps": skipped_steps(run.path),
         }
     )
+
+
+def _selection(run: RunFolder, style_run: StyleRun) -> Selection | None:
+    """What chooses the best model, where the recipe and the data allow a choice."""
+    every = style_run.recipe.training.measure_every
+    if not every or style_run.validation is None or not len(style_run.validation):
+        return None
+
+    def judge() -> Judge | None:
+        folder = run.path / "judge"
+        return load_judge(folder, device=style_run.device) if (folder / WEIGHTS).is_file() else None
+
+    return Selection(
+        run.path,
+        every,
+        style_run.validation,
+        style_run.train,
+        style_run.modality_model,
+        judge,
+        load_trunk(),
+        style_run.seed,
+    )
+
+
+def networks_of(weights: Weights) -> dict[str, Tensor]:
+    """The tensors of the networks in a style file."""
+    prefix = "networks."
+    return {name[len(prefix) :]: one for name, one in weights.tensors.items() if name.startswith(prefix)}
+
+
+def fit_judge(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> None:
+    """Train a judge on the masks that the run may see, in `judge/`, until its weights are there."""
+    steps = style_run.recipe.training.judge_steps
+    train = style_run.train.annotated()
+    if not steps or not len(train):
+        return
+    recipe = JudgeRecipe(steps=steps)
+    precision = resolve_precision(style_run.recipe.training.precision, style_run.device)
+    config = {
+        "verb": "train-judge",
+        "seed": style_run.seed,
+        "data": data_fingerprint(train),
+        "recipe": to_table(recipe),
+    }
+    with RunFolder.open(run.path / "judge", config, resume=True) as sub:
+        if (sub.path / WEIGHTS).is_file():
+            return
+        trainer = JudgeTrainer(
+            train,
+            numbers(style_run.modality_model, train.records),
+            recipe,
+            device=style_run.device,
+            autocast=autocast(style_run.device, precision),
+            seed=style_run.seed,
+        )
+        run_loop(trainer, sub.path, recipe, stage="train judge", progress=progress)
+        save_judge(
+            sub.path / WEIGHTS, trainer.judge(), provenance(train, style_run.recipe.name, style_run.seed, recipe.steps)
+        )
 
 
 def _grid_sources(style_run: StyleRun) -> list[Tensor]:

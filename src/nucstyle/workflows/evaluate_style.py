@@ -1,0 +1,255 @@
+"""`evaluate-style`: does a style model keep nuclei, and does it reach its targets (method of the paper's figures 3 and 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nucstyle.core import rng
+from nucstyle.core.errors import DatasetError, OptionError
+from nucstyle.core.installation import choose_device
+from nucstyle.core.protocols import SILENT, Progress, Translator
+from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.image_io import write_png
+from nucstyle.data.run_folder import RunFolder, check_target
+from nucstyle.data.weights import load_weights
+from nucstyle.report.page import write_report
+from nucstyle.report.pictures import style_grid
+from nucstyle.style.model import StyleModel
+from nucstyle.workflows.load import find_weights, load_judge, load_trunk, style_from_weights
+from nucstyle.workflows.provenance import data_fingerprint
+from nucstyle.workflows.style_measures import Measurer, Window
+
+GRID_ROWS = 4
+"""Sources of each modality in the grids."""
+GALLERY = 12
+"""Worst draws in the gallery of failures."""
+_TILE_PX = 160
+_SEAM_TILE_PX = 96
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A restyled image that lost nuclei, or shows new ones."""
+
+    dice: float
+    """Of the judge, as a share of what is asked."""
+    reason: str
+    window: Window
+    made: Tensor
+    source: str
+    target: str
+
+
+def part_name(name: str) -> Literal["validation", "test"]:
+    """Check the name of a part.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if name == "validation":
+        return "validation"
+    if name == "test":
+        return "test"
+    msg = f"--on {name}: give validation or test"
+    raise OptionError(msg)
+
+
+def evaluate_style(
+    data: Path | str,
+    style: Path | str,
+    out: Path,
+    *,
+    progress: Progress = SILENT,
+    on: Literal["validation", "test"] = "validation",
+    judge: Path | str = "dsb2018",
+    draws: int = 40,
+    seed: int = 0,
+    device: str = "auto",
+    format: str | None = None,  # noqa: A002
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Measure a style model on images that it was not trained on.
+
+    Args:
+        data: An annotated data set with its split; training images serve as real examples.
+        style: Name of shipped weights, a file or a run.
+        out: The run folder: `result.json`, `samples/`, `report.html`.
+        progress: Shown to the person.
+        on: The part whose images are restyled.
+        judge: Name of shipped weights, or a file: the network that says where nuclei are.
+        draws: Restyled images of each pair of modalities.
+        seed: Of the styles drawn.
+        device: `auto`, `cpu`, `cuda`, ...
+        format: Layout of the data; None = find out.
+        overwrite: Replace a run in `out`.
+
+    Returns:
+        The measures, as in `result.json`.
+
+    Raises:
+        InputError: The data, the weights or the options are at fault.
+    """
+    place, path = choose_device(device), find_weights(style, "style")
+    weights = load_weights(path, kind="style")
+    model = style_from_weights(weights, str(path), device=place)
+    foreground = load_judge(judge, device=place)
+    dataset = open_dataset(data, format=format)
+    inputs = [Path(data), Path(style), *dataset.files]
+    check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
+    train = with_modalities(dataset.part("train", None), model, progress)
+    evaluated = with_modalities(dataset.part(on), model, progress)
+    _refuse_what_was_seen(evaluated, weights.metadata, str(style))
+    measurer = Measurer(evaluated, train, foreground, load_trunk(), model.modalities, progress=progress)
+    config = {
+        "verb": "evaluate-style",
+        "seed": seed,
+        "on": on,
+        "draws": draws,
+        "data": data_fingerprint(evaluated),
+        "style_sha256": weights.sha256,
+        "judge_sha256": load_weights(find_weights(judge, "judge"), kind="judge").sha256,
+    }
+    with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
+        run.write_environment(device=place, precision="auto")
+        result = {
+            "format": 1,
+            "verb": "evaluate-style",
+            "seed": seed,
+            "on": on,
+            "draws": draws,
+            **measure_pairs(run.path / "samples", measurer, model, draws=draws, seed=seed, progress=progress),
+            "seam_error": {name: seam_error(model, measurer, name) for name in model.modalities},
+        }
+        run.write_result(result)
+        write_report(run.path)
+    return result
+
+
+def measure_pairs(
+    samples: Path, measurer: Measurer, model: Translator, *, draws: int, seed: int, progress: Progress
+) -> dict[str, Any]:
+    """Measure every pair, and draw the grids and the gallery of failures.
+
+    Returns:
+        `pairs` and `modalities` of a `result.json`.
+    """
+    samples.mkdir(exist_ok=True)
+    names, pairs, failures = model.modalities, [], []
+    progress.start("restyle and measure", len(names) ** 2, "pair")
+    for number, source in enumerate(names):
+        columns = []
+        for target in names:
+            measured, kept = measurer.draw(model, source, target, draws=draws, seed=seed, keep=draws)
+            row = measurer.summary(source, target, measured)
+            pairs.append(row)
+            columns.append(kept[:GRID_ROWS])
+            if source != target and kept:
+                worst = min(range(len(kept)), key=lambda k: measured.dice[k])
+                share = measured.dice[worst] / measurer.dice_asked(source, target)
+                failures.append(_Failure(share, _reason(measured, worst), *kept[worst], source, target))
+            progress.advance(len(pairs))
+        _write_grid(samples / f"grid-{number:02d}-{source}.png", source, names, columns)
+    gallery = _write_gallery(samples, failures)
+    modalities = {
+        name: {
+            "sources": len(real.sources),
+            "from_train": real.from_train,
+            "sign": real.sign,
+            "dice": real.dice,
+            "false_per_nucleus": real.false_per_nucleus,
+            "crops": len(real.features),
+            "self_error": measurer.self_error(model, name),
+            "diversity": measurer.diversity(model, name, seed=seed),
+            "diversity_real": real.colour_spread,
+        }
+        for name, real in measurer.real.items()
+    }
+    return {"pairs": pairs, "modalities": modalities, "gallery": gallery}
+
+
+def seam_error(model: StyleModel, measurer: Measurer, source: str) -> float | None:
+    """Greatest difference between an image that is restyled in tiles and the whole, over all targets, in [0, 1]."""
+    if not measurer.real[source].sources:
+        return None
+    image, errors = measurer.real[source].sources[0].image[None], []
+    for number in range(len(model.modalities)):
+        target = torch.tensor([number])
+        given = {
+            "source": torch.tensor([model.modalities.index(source)]),
+            "target": target,
+            "attribute": model.draw_attribute(target, mode="per-domain", generator=rng.generator("seams", number)),
+        }
+        whole, tiled = (model.translate(image, **given, tile_px=side) for side in (4096, _SEAM_TILE_PX))
+        errors.append(float((whole - tiled).abs().max()))
+    return max(errors)
+
+
+def with_modalities(dataset: Dataset, model: Translator, progress: Progress) -> Dataset:
+    """Give each image a modality that the model knows: the manifest's if it does, else what the model recognises."""
+    unknown = [index for index, record in enumerate(dataset.records) if record.modality not in model.modalities]
+    if not unknown:
+        return dataset
+    progress.start("recognise modalities", len(unknown), "image")
+    records = list(dataset.records)
+    for done, index in enumerate(unknown, start=1):
+        number = int(model.recognise(dataset.image(index)[None]))
+        records[index] = replace(records[index], modality=model.modalities[number])
+        progress.advance(done)
+    return dataset.with_records(records)
+
+
+def _refuse_what_was_seen(evaluated: Dataset, metadata: dict[str, Any], style: str) -> None:
+    seen = set(metadata.get("trained_on", ())) & {record.id for record in evaluated.records}
+    if not len(evaluated):
+        msg = "no image in that part of the split; give data with a split, or choose another part with --on"
+        raise DatasetError(msg)
+    if seen:
+        msg = f"{style} was trained on {len(seen)} of these images, for example {min(seen)}; measure on others"
+        raise DatasetError(msg)
+
+
+def _reason(draws: Any, k: int) -> str:  # noqa: ANN401
+    """What is wrong with a draw, in words."""
+    separation, false = draws.separation[k], draws.false[k]
+    if separation < 0.5:
+        return "nuclei of the wrong sign"
+    if separation <= 0.8:
+        return "nuclei hardly differ from what surrounds them"
+    if false.per_nucleus > 0.5:
+        return f"{false.false} objects that are no nuclei beside {false.nuclei} that are"
+    return f"Dice of the judge is {draws.dice[k]:.2f}: nuclei are not seen whole, or not alone"
+
+
+def _write_grid(path: Path, source: str, names: tuple[str, ...], columns: list[list[tuple[Window, Tensor]]]) -> None:
+    if not columns[0]:
+        return
+    rows = [[_corner(columns[0][k][0].image), *(_corner(one[k][1]) for one in columns)] for k in range(len(columns[0]))]
+    grid = style_grid(
+        rows,
+        row_names=[window.id[:8] for window, _ in columns[0]],
+        column_names=[source, *names],
+        framed=[names.index(source) + 1] * len(rows),
+    )
+    write_png(path, grid)
+
+
+def _write_gallery(samples: Path, failures: list[_Failure]) -> list[dict[str, Any]]:
+    """The worst of the pairs' worst draws, worst first."""
+    told = []
+    for number, one in enumerate(sorted(failures, key=lambda failure: failure.dice)[:GALLERY]):
+        name = f"failure-{number:02d}.png"
+        masks = (torch.from_numpy(one.window.labels) > 0).float().expand(3, -1, -1)
+        write_png(samples / name, torch.cat([_corner(part) for part in (one.window.image, one.made, masks)], dim=2))
+        told.append(
+            {"file": name, "id": one.window.id, "source": one.source, "target": one.target, "reason": one.reason}
+        )
+    return told
+
+
+def _corner(image: Tensor) -> Tensor:
+    return image[:, :_TILE_PX, :_TILE_PX]

@@ -1,0 +1,407 @@
+"""How well a style model keeps nuclei and reaches its targets, over all pairs of modalities.
+
+Real images are measured once; restyled ones are then compared with them. What is annotated only serves for measuring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from nucstyle.core import rng
+from nucstyle.core.protocols import SILENT, Judge, Progress, Translator
+from nucstyle.data.dataset import Dataset
+from nucstyle.data.manifest import Record
+from nucstyle.metrics.translation import (
+    FalseObjects,
+    colour_spread,
+    dice,
+    false_objects,
+    goal_shares,
+    kernel_distance,
+    separation,
+    signed_separation,
+)
+
+Item = TypeVar("Item")
+Array = npt.NDArray[np.float64]
+Trunk = Callable[[Tensor], Sequence[Tensor]]
+"""(B, 3, H, W) in [0, 1] -> feature maps."""
+
+WINDOW_PX = 256
+"""Images are judged by a window of at most this side: the one with the most nucleus pixels."""
+CROP_PX = 128
+"""Features are taken of disjoint crops of this side."""
+MIN_SEPARATION = 0.8
+"""Nuclei with less than this signed separation are not kept; sources with less are not asked."""
+FEW = 3
+"""A modality with fewer annotated images than this is measured on training images, and marked."""
+_TRAINING_SOURCES = 12
+_SIGN_IMAGES = 24
+_CLASSIFIER_CROPS = 1000
+"""Crops a modality that the classifier is taught with, at most."""
+
+# H, W = size of an image, N = crops, D = features
+
+
+class Window(NamedTuple):
+    """The part of an annotated image that is judged."""
+
+    id: str
+    image: Tensor
+    """(3, H, W) in [0, 1]."""
+    labels: npt.NDArray[np.int32]
+    """(H, W)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RealModality:
+    """What is known of the real images of a modality."""
+
+    sources: tuple[Window, ...]
+    """Windows to restyle."""
+    from_train: bool
+    """Whether they are training images, for want of others."""
+    sign: int
+    """1 if nuclei are brighter than their surroundings in most annotated training images, else -1."""
+    dice: float | None
+    """Of the judge on the sources as they are, mean; None where none is annotated."""
+    false_per_nucleus: float
+    """False objects that the judge sees in the sources as they are, for each true nucleus."""
+    features: Array
+    """(N, D) of the crops of training and evaluated images."""
+    fields: tuple[str, ...]
+    """Field of view of each crop."""
+    colour_spread: float
+    """Of the mean colours of the images."""
+
+    @property
+    def usable(self) -> list[Window]:
+        """The sources whose own nuclei are well separated."""
+        measured = [(w, signed_separation(grey(w.image), w.labels, polarity=self.sign)) for w in self.sources]
+        return [window for window, value in measured if value is not None and value > MIN_SEPARATION]
+
+    def floor(self) -> float | None:
+        """Kernel distance between two halves of the real crops, divided by field; None for a single field."""
+        first = set(sorted(set(self.fields))[::2])
+        inside = np.array([one in first for one in self.fields])
+        if min(int(inside.sum()), int((~inside).sum())) < 2:
+            return None
+        return kernel_distance(self.features[inside], self.features[~inside])
+
+
+@dataclass(slots=True)
+class Draws:
+    """The restyled images of a (source, target) pair, measured."""
+
+    ids: list[str] = field(default_factory=list)
+    separation: list[float] = field(default_factory=list)
+    """Signed, in the direction of the target's annotated training images."""
+    dice: list[float] = field(default_factory=list)
+    """Of the judge on the restyled image against the masks of its source."""
+    false: list[FalseObjects] = field(default_factory=list)
+    cycle: list[float] = field(default_factory=list)
+    """Mean absolute difference in [0, 1] after the way back."""
+    recognised: list[bool] = field(default_factory=list)
+    """Whether the ModalityModel takes the image for its target."""
+    features: list[Array] = field(default_factory=list)
+
+
+class Measurer:
+    """Real images, measured once; then any number of style models with the same modalities.
+
+    Args:
+        evaluated: Annotated images to restyle, each with its modality.
+        train: Training images, each with its modality.
+        judge: Sees nuclei; trained on real images.
+        trunk: Gives features.
+        modalities: Names, in the order of the models.
+        signs: 1 or -1 of each modality; None = that of most of its annotated training images.
+        reference_images: At most this many images a modality give features; None = all.
+        progress: Shown to the person.
+    """
+
+    def __init__(
+        self,
+        evaluated: Dataset,
+        train: Dataset,
+        judge: Judge,
+        trunk: Trunk,
+        modalities: Sequence[str],
+        *,
+        signs: Mapping[str, int] | None = None,
+        reference_images: int | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.modalities = tuple(modalities)
+        self._evaluated, self._train, self._judge, self._trunk = evaluated, train, judge, trunk
+        self._signs = signs
+        self.real: dict[str, RealModality] = {}
+        progress.start("measure real images", len(self.modalities), "modality")
+        for number, name in enumerate(self.modalities, start=1):
+            self.real[name] = self._measure(name, reference_images)
+            progress.advance(number)
+        self._classifier = self._fit_classifier()
+
+    def _measure(self, name: str, reference_images: int | None) -> RealModality:
+        found = windows(self._evaluated, name)
+        from_train = len(found) < FEW
+        sources = windows(self._train, name, limit=_TRAINING_SOURCES) if from_train else found
+        judged = [self._judged(one.image, one.labels) for one in sources]
+        features, fields, colours = self._references(name, reference_images)
+        return RealModality(
+            sources=tuple(sources),
+            from_train=from_train,
+            sign=self._sign(name) if self._signs is None else self._signs[name],
+            dice=float(np.mean([kept for kept, _ in judged])) if judged else None,
+            false_per_nucleus=_per_nucleus([counted for _, counted in judged]),
+            features=features,
+            fields=fields,
+            colour_spread=colour_spread(colours),
+        )
+
+    def _sign(self, name: str) -> int:
+        """The sign of most annotated training images; 1 where there is none."""
+        found = [separation(grey(one.image), one.labels) for one in windows(self._train, name, limit=_SIGN_IMAGES)]
+        brighter = [value > 0.5 for value in found if value is not None]
+        return 1 if sum(brighter) * 2 >= len(brighter) else -1
+
+    def _references(self, name: str, limit: int | None) -> tuple[Array, tuple[str, ...], Array]:
+        """Features of the crops of all real images, the field of each crop, the mean colour of each image."""
+        both: dict[str, Record] = {
+            one.id: one for one in (*self._train.records, *self._evaluated.records) if one.modality == name
+        }
+        real = Dataset(_thinned(list(both.values()), limit))
+        features: list[Array] = []
+        fields: list[str] = []
+        colours = []
+        for index, record in enumerate(real.records):
+            image = real.image(index)
+            features.append(crop_features(image, self._trunk))
+            fields += [record.field_of_view or record.id] * len(features[-1])
+            colours.append(image.mean(dim=(1, 2)).numpy())
+        return np.concatenate(features), tuple(fields), np.array(colours)
+
+    def _judged(self, image: Tensor, labels: npt.NDArray[np.int32]) -> tuple[float, FalseObjects]:
+        seen = self._judge.foreground(image[None])[0, 0].cpu().numpy() > 0.5
+        return dice(seen, labels > 0), false_objects(seen, labels)
+
+    def _fit_classifier(self) -> Pipeline:
+        """Logistic regression on the trunk's features of real crops, the modalities weighted alike."""
+        chosen = [one.features[:: -(-len(one.features) // _CLASSIFIER_CROPS)] for one in self.real.values()]
+        numbers = np.repeat(np.arange(len(chosen)), [len(one) for one in chosen])
+        model = LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
+        return make_pipeline(StandardScaler(), model).fit(np.concatenate(chosen), numbers)
+
+    def draw(
+        self, model: Translator, source: str, target: str, *, draws: int, seed: int, keep: int = 0
+    ) -> tuple[Draws, list[tuple[Window, Tensor]]]:
+        """Restyle the sources of a modality into another, in turn, and measure the results.
+
+        Args:
+            model: To measure.
+            source: Name of a modality.
+            target: Name of a modality.
+            draws: How many.
+            seed: Of the styles drawn.
+            keep: Give back the first so many pictures.
+
+        Returns:
+            The measures, and (source, restyled) pictures.
+        """
+        measured, kept, usable = Draws(), [], self.real[source].usable
+        for k in range(draws if usable else 0):
+            window = usable[k % len(usable)]
+            made = self._restyle(model, window, source, target, rng.generator(seed, source, target, k), measured)
+            if k < keep:
+                kept.append((window, made))
+        return measured, kept
+
+    def _restyle(
+        self, model: Translator, window: Window, source: str, target: str, generator: torch.Generator, draws: Draws
+    ) -> Tensor:
+        one, other = (torch.tensor([self.modalities.index(name)]) for name in (source, target))
+        image = window.image[None]
+        attribute = model.draw_attribute(other, mode="per-domain", generator=generator)
+        made = model.translate(image, source=one, target=other, attribute=attribute).cpu()
+        again = model.translate(made, source=other, target=one, attribute=model.encode_attribute(image, one)).cpu()
+        kept, counted = self._judged(made[0], window.labels)
+        draws.ids.append(window.id)
+        draws.separation.append(signed_separation(grey(made[0]), window.labels, polarity=self.real[target].sign) or 0.0)
+        draws.dice.append(kept)
+        draws.false.append(counted)
+        draws.cycle.append(float((again - image).abs().mean()))
+        draws.recognised.append(int(model.recognise(made)) == int(other))
+        draws.features.append(crop_features(made[0], self._trunk))
+        return made[0]
+
+    def summary(self, source: str, target: str, draws: Draws) -> dict[str, Any]:
+        """What the draws of a pair say, beside what the real images of both modalities say."""
+        own, real = self.real[source], self.real[target]
+        row: dict[str, Any] = {
+            "source": source,
+            "target": target,
+            "from_train": own.from_train,
+            "draws": len(draws.ids),
+            "images": len(set(draws.ids)),
+        }
+        if not draws.ids:
+            return row
+        kept = [value > MIN_SEPARATION for value in draws.separation]
+        features = np.concatenate(draws.features)
+        untranslated = np.concatenate([crop_features(one.image, self._trunk) for one in own.usable])
+        return row | {
+            "nuclei_kept": float(np.mean(kept)),
+            "nuclei_kept_interval": _interval(draws.ids, kept),
+            "separation": float(np.mean(draws.separation)),
+            "dice": float(np.mean(draws.dice)),
+            "dice_share": float(np.mean(draws.dice)) / self.dice_asked(source, target),
+            "false_per_nucleus": _per_nucleus(draws.false),
+            "false_allowed": max(own.false_per_nucleus, real.false_per_nucleus) + 0.1,
+            "taken_for_target": float(np.mean(self._classifier.predict(features) == self.modalities.index(target))),
+            "recognised": float(np.mean(draws.recognised)),
+            "kernel_distance": _distance(features, real.features),
+            "kernel_distance_untranslated": _distance(untranslated, real.features),
+            "kernel_distance_floor": real.floor(),
+            "cycle_error": float(np.mean(draws.cycle)),
+        }
+
+    def dice_asked(self, source: str, target: str) -> float:
+        """The smaller of the judge's Dice on the source and on real images of the target, as far as they are annotated."""
+        known = [one for one in (self.real[source].dice, self.real[target].dice) if one is not None]
+        return max(1e-6, min(known, default=1.0))
+
+    def diversity(self, model: Translator, target: str, *, seed: int, attributes: int = 20) -> float:
+        """Spread of the mean colour of one image over drawn attributes; the mean over a source image of each modality."""
+        number, spreads = torch.tensor([self.modalities.index(target)]), []
+        for place, source in enumerate(self.modalities):
+            if not self.real[source].sources:
+                continue
+            image, colours = self.real[source].sources[0].image[None], []
+            for k in range(attributes):
+                generator = rng.generator(seed, "diversity", source, target, k)
+                attribute = model.draw_attribute(number, mode="per-domain", generator=generator)
+                made = model.translate(image, source=torch.tensor([place]), target=number, attribute=attribute)
+                colours.append(made[0].mean(dim=(1, 2)).cpu().numpy())
+            spreads.append(colour_spread(np.array(colours)))
+        return float(np.mean(spreads))
+
+    def self_error(self, model: Translator, name: str) -> float | None:
+        """Mean absolute difference of the sources from their self-reconstruction, in [0, 1]; None without sources."""
+        if not self.real[name].sources:
+            return None
+        number = torch.tensor([self.modalities.index(name)])
+        errors = [
+            (model.reconstruct(one.image[None], number).cpu() - one.image).abs().mean()
+            for one in self.real[name].sources
+        ]
+        return float(torch.stack(errors).mean())
+
+
+def quality(pairs: Sequence[Mapping[str, Any]]) -> float | None:
+    """One number to choose a model by: how near all pairs of different modalities are to the goals, 1 = all are met.
+
+    The mean over pairs and goals of the share of each goal that is reached; None where no pair could be measured.
+    """
+    shares: list[float] = []
+    for pair in pairs:
+        if not pair["draws"] or pair["source"] == pair["target"]:
+            continue
+        shares += goal_shares(pair).values()
+    return float(np.mean(np.clip(shares, 0, 1))) if shares else None
+
+
+def windows(dataset: Dataset, modality: str, *, limit: int | None = None) -> list[Window]:
+    """The window with the most nuclei of each annotated image of a modality.
+
+    Args:
+        dataset: Images with their modalities.
+        modality: Its name.
+        limit: At most this many, evenly spread over the data set; None = all.
+    """
+    chosen = [
+        index
+        for index, record in enumerate(dataset.records)
+        if record.modality == modality and record.labels is not None
+    ]
+    return [_fullest(dataset, index) for index in _thinned(chosen, limit)]
+
+
+def _thinned(items: list[Item], limit: int | None) -> list[Item]:
+    if limit is None or len(items) <= limit:
+        return items
+    return [items[k * len(items) // limit] for k in range(limit)]
+
+
+def _fullest(dataset: Dataset, index: int) -> Window:
+    sample = dataset[index]
+    assert sample.labels is not None
+    (height, width), nuclei = sample.size, (sample.labels > 0).numpy()
+    tall, wide = min(WINDOW_PX, height), min(WINDOW_PX, width)
+    places = [
+        (slice(top, top + tall), slice(left, left + wide))
+        for top in range(0, height - tall + 1, -(-tall // 2))
+        for left in range(0, width - wide + 1, -(-wide // 2))
+    ]
+    place = max(places, key=lambda one: int(nuclei[one].sum()))
+    return Window(sample.id, sample.image[:, *place], sample.labels[place].numpy())
+
+
+@torch.no_grad()
+def crop_features(image: Tensor, trunk: Trunk, batch: int = 32) -> Array:
+    """Features of the disjoint crops of an image: the means of the trunk's maps.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        trunk: Gives the maps.
+        batch: Crops at a time.
+
+    Returns:
+        (N, D); a side shorter than a crop is left whole.
+    """
+    height, width = image.shape[1:]
+    tall, wide = min(CROP_PX, height), min(CROP_PX, width)
+    crops = [
+        image[:, top : top + tall, left : left + wide]
+        for top in range(0, height - tall + 1, tall)
+        for left in range(0, width - wide + 1, wide)
+    ]
+    rows = []
+    for start in range(0, len(crops), batch):
+        maps = trunk(torch.stack(crops[start : start + batch]).contiguous(memory_format=torch.channels_last))
+        rows.append(torch.cat([one.float().mean(dim=(2, 3)) for one in maps], dim=1))
+    return torch.cat(rows).cpu().double().numpy()
+
+
+def grey(image: Tensor) -> Array:
+    """(3, H, W) -> (H, W) mean of R, G and B."""
+    values: Array = image.mean(dim=0).double().cpu().numpy()
+    return values
+
+
+def _per_nucleus(counted: Sequence[FalseObjects]) -> float:
+    return sum(one.false for one in counted) / max(1, sum(one.nuclei for one in counted))
+
+
+def _distance(one: Array, other: Array) -> float | None:
+    return kernel_distance(one, other) if min(len(one), len(other)) > 1 else None
+
+
+def _interval(ids: Sequence[str], values: Sequence[bool], resamples: int = 2000) -> list[float] | None:
+    """95 % percentile interval of a share, by resampling images; None under 5 images."""
+    unique = sorted(set(ids))
+    if len(unique) < 5:
+        return None
+    shares = np.array([np.mean([v for one, v in zip(ids, values, strict=True) if one == name]) for name in unique])
+    drawn = np.random.default_rng(0).integers(0, len(unique), (resamples, len(unique)))
+    low, high = np.percentile(shares[drawn].mean(axis=1), [2.5, 97.5])
+    return [float(low), float(high)]

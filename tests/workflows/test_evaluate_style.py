@@ -1,0 +1,207 @@
+"""`evaluate-style`: what is measured of restyled images, and what is refused."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nucstyle.core.rng import generator, seeded
+from nucstyle.data.dataset import open_dataset
+from nucstyle.report.tables import missed, pair_table
+from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
+from nucstyle.workflows import style_measures
+from nucstyle.workflows.load import save_judge
+from nucstyle.workflows.style_measures import Measurer, crop_features, windows
+
+NAMES = ("grey-on-black", "purple-on-white")
+TINY_STYLE = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0")
+
+
+@pytest.fixture
+def manifest(write_pairs):
+    """Eight fields of two modalities, half of them for validation, as a manifest."""
+    folder = write_pairs("data")
+    path = folder / "manifest.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "image", "labels", "modality", "split", "field_of_view"])
+        for number in range(8):
+            name = f"field-{number}"
+            split = "train" if number % 4 == 0 else "validation"
+            writer.writerow([name, f"images/{name}.png", f"labels/{name}.png", NAMES[number // 4], split, ""])
+    return path
+
+
+class Threshold:
+    """A judge that takes whatever differs from the image's median for a nucleus."""
+
+    def foreground(self, image):
+        grey = image.mean(dim=1, keepdim=True)
+        return ((grey - grey.flatten(1).median(dim=1).values[:, None, None, None]).abs() > 0.2).float()
+
+
+class Means:
+    """Two feature maps."""
+
+    channels = (3, 1)
+
+    def __call__(self, image):
+        return image, image.mean(dim=1, keepdim=True)
+
+
+@pytest.fixture
+def measurer_of(manifest):
+    """`measurer_of()` measures the real fields of the manifest."""
+
+    def make():
+        dataset = open_dataset(manifest)
+        return Measurer(dataset.part("validation"), dataset.part("train"), Threshold(), Means(), NAMES)
+
+    return make
+
+
+def test_real_images_are_measured_once_and_say_how_their_nuclei_look(measurer_of):
+    real = measurer_of().real
+    assert {name: one.sign for name, one in real.items()} == {"grey-on-black": 1, "purple-on-white": -1}
+    for one in real.values():
+        assert one.dice > 0.95
+        assert one.false_per_nucleus < 0.2
+        assert not one.from_train
+        assert len(one.sources) == len(one.usable) == 3
+        assert len(one.features) == len(one.fields) == 4
+        assert one.floor() is not None
+
+
+def test_a_perfect_translation_meets_the_goals_and_one_that_keeps_the_polarity_is_found_out(
+    measurer_of, fake_translator
+):
+    measurer = measurer_of()
+    draws, kept = measurer.draw(fake_translator, *NAMES, draws=6, seed=0, keep=2)
+    assert len(draws.ids) == 6
+    assert len(kept) == 2
+    assert kept[0][1].shape == kept[0][0].image.shape
+    row = measurer.summary(*NAMES, draws)
+    assert row["draws"] == 6
+    assert row["images"] == 3
+    assert row["nuclei_kept"] == 1
+    assert row["nuclei_kept_interval"] is None  # under five images
+    assert row["dice_share"] > 0.9
+
+    class Unmoved(type(fake_translator)):
+        def translate(self, image, *, source, target, attribute):
+            return image
+
+    draws, _ = measurer.draw(Unmoved(), *NAMES, draws=3, seed=0)
+    row = measurer.summary(*NAMES, draws)
+    assert row["nuclei_kept"] == 0
+    assert row["separation"] < 0.1
+    assert row["taken_for_target"] == 0
+    assert row["kernel_distance"] == pytest.approx(row["kernel_distance_untranslated"])
+    assert "K" in missed(row)
+    assert "C" in missed(row)
+
+
+def test_objects_that_a_translation_invents_are_counted(measurer_of, fake_translator):
+    class Inventing(type(fake_translator)):
+        def translate(self, image, *, source, target, attribute):
+            made = super().translate(image, source=source, target=target, attribute=torch.ones_like(attribute))
+            made = made.clone()
+            made[..., :6, ::14] = 0.0
+            for column in range(4):
+                made[..., :6, 14 * column : 14 * column + 6] = 0.0
+            return made
+
+    measurer = measurer_of()
+    honest = measurer.summary(*NAMES, measurer.draw(fake_translator, *NAMES, draws=3, seed=0)[0])
+    inventing = measurer.summary(*NAMES, measurer.draw(Inventing(), *NAMES, draws=3, seed=0)[0])
+    assert inventing["false_per_nucleus"] > honest["false_per_nucleus"] + 0.2
+    assert "F" in missed(inventing)
+
+
+def test_the_same_seed_draws_the_same_styles(measurer_of, fake_translator):
+    measurer = measurer_of()
+    one, same, other = (measurer.draw(fake_translator, *NAMES, draws=3, seed=seed)[0] for seed in (0, 0, 1))
+    assert one.cycle == same.cycle
+    assert [tuple(f.flatten()) for f in one.features] == [tuple(f.flatten()) for f in same.features]
+    assert [tuple(f.flatten()) for f in one.features] != [tuple(f.flatten()) for f in other.features]
+
+
+def test_diversity_is_the_spread_over_styles_and_nothing_for_a_model_of_one_style(measurer_of, fake_translator):
+    class OneStyle(type(fake_translator)):
+        def draw_attribute(self, target, *, mode, generator):
+            return torch.ones((len(target), 1))
+
+    measurer = measurer_of()
+    assert measurer.diversity(fake_translator, NAMES[1], seed=0, attributes=5) > 0.05
+    assert measurer.diversity(OneStyle(), NAMES[1], seed=0, attributes=5) == pytest.approx(0, abs=1e-6)
+    assert measurer.self_error(fake_translator, NAMES[0]) == 0
+
+
+def test_the_window_is_where_the_nuclei_are(tmp_path, manifest, monkeypatch):
+    monkeypatch.setattr(style_measures, "WINDOW_PX", 48)
+    dataset = open_dataset(manifest)
+    for window in windows(dataset, NAMES[0]):
+        whole = dataset[[record.id for record in dataset.records].index(window.id)]
+        assert window.image.shape == (3, 48, 48)
+        assert (window.labels > 0).mean() >= (whole.labels > 0).float().mean().item()
+    assert len(windows(dataset, NAMES[0], limit=2)) == 2
+
+
+def test_features_are_of_disjoint_crops():
+    image = torch.rand(3, 300, 260, generator=generator("image"))
+    features = crop_features(image, Means(), batch=3)
+    assert features.shape == (4, 4)
+    np.testing.assert_allclose(features[3, :3], image[:, 128:256, 128:256].mean(dim=(1, 2)), rtol=1e-5)
+    assert crop_features(image[:, :50, :200], Means()).shape == (1, 4)
+
+
+@pytest.fixture
+def judge_file(tmp_path):
+    """An untrained judge."""
+    path = tmp_path / "judge.safetensors"
+    with seeded("judge"):
+        judge = ForegroundJudge(JudgeNetwork(JudgeConfig(width=4)), JudgeConfig(width=4))
+    save_judge(path, judge, {})
+    return path
+
+
+def test_the_verb_writes_measures_grids_and_a_gallery(run_verb, manifest, judge_file, tmp_path):
+    assert run_verb("train-style", manifest, "--out", "style", *TINY_STYLE).exit_code == 0
+    verb = ("evaluate-style", manifest, "--style", "style", "--out", "measured", "--draws", 3, "--judge", judge_file)
+    result = run_verb(*verb)
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "measured" / "result.json").read_text())
+    assert [(pair["source"], pair["target"]) for pair in written["pairs"]] == [(s, t) for s in NAMES for t in NAMES]
+    assert all(math.isfinite(one["diversity"]) for one in written["modalities"].values())
+    assert len(pair_table(written)) == 5
+    assert all(one < 0.02 for one in written["seam_error"].values())
+    names = {path.name for path in (tmp_path / "measured" / "samples").iterdir()}
+    assert {"grid-00-grey-on-black.png", "grid-01-purple-on-white.png", "failure-00.png", "failure-01.png"} <= names
+    page = (tmp_path / "measured" / "report.html").read_text()
+    assert "Every pair of modalities" in page
+    assert all(one["reason"] in page for one in written["gallery"])
+    again = run_verb(*verb, "--overwrite")
+    assert again.exit_code == 0
+    assert json.loads((tmp_path / "measured" / "result.json").read_text()) == written
+
+
+def test_images_that_the_model_was_trained_on_are_refused(run_verb, manifest, judge_file):
+    run_verb("train-style", manifest, "--out", "style", *TINY_STYLE)
+    manifest.write_text(manifest.read_text().replace(",train,", ",validation,", 1))
+    result = run_verb("evaluate-style", manifest, "--style", "style", "--out", "m", "--judge", judge_file)
+    assert result.exit_code == 2
+    assert "was trained on 1 of these images" in result.output
+
+
+def test_a_part_without_images_and_an_unknown_part_are_refused(run_verb, manifest, judge_file):
+    run_verb("train-style", manifest, "--out", "style", *TINY_STYLE)
+    verb = ("evaluate-style", manifest, "--style", "style", "--out", "m", "--judge", judge_file)
+    result = run_verb(*verb, "--on", "test")
+    assert result.exit_code == 2
+    assert "no image in that part" in result.output
+    result = run_verb(*verb, "--on", "training")
+    assert result.exit_code == 2
+    assert "give validation or test" in result.output

@@ -1,0 +1,111 @@
+"""`train-style`: masks that may be used, going on from weights, and the judge that is trained beside."""
+
+import csv
+import json
+
+import pytest
+
+from nucstyle.data.weights import load_weights
+from nucstyle.workflows.load import load_judge
+
+TINY = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0")
+
+
+@pytest.fixture
+def manifest(write_pairs):
+    """Two modalities, with names of a person."""
+    folder = write_pairs("data", fluorescence=3, stained=3)
+    path = folder / "manifest.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "image", "labels", "modality", "split", "field_of_view"])
+        for number in range(6):
+            name = f"field-{number}"
+            writer.writerow([name, f"images/{name}.png", f"labels/{name}.png", ("dapi", "he")[number // 3], "", ""])
+    return path
+
+
+def metadata(run):
+    return load_weights(run / "weights.safetensors", kind="style").metadata
+
+
+def test_masks_of_other_modalities_are_not_seen_where_that_is_asked_for(run_verb, manifest, tmp_path):
+    assert run_verb("train-style", manifest, "--out", "all", *TINY).exit_code == 0
+    result = run_verb("train-style", manifest, "--out", "some", "--annotated", "dapi", *TINY)
+    assert result.exit_code == 0, result.output
+    everything, some = metadata(tmp_path / "all"), metadata(tmp_path / "some")
+    assert everything["masks_seen"] == everything["trained_on"] == [f"field-{number}" for number in range(6)]
+    assert some["masks_seen"] == ["field-0", "field-1", "field-2"]
+    assert some["trained_on"] == everything["trained_on"]
+    result = run_verb("train-style", manifest, "--out", "none", "--annotated", "gfp", *TINY)
+    assert result.exit_code == 2
+    assert "--annotated gfp: no such modality; there are" in result.output
+
+
+def test_without_any_mask_it_says_what_will_be_missing(run_verb, manifest):
+    lines = manifest.read_text().splitlines()
+    bare = [lines[0], *(",".join([*line.split(",")[:2], "", *line.split(",")[3:]]) for line in lines[1:])]
+    manifest.write_text("\n".join(bare) + "\n")
+    result = run_verb("train-style", manifest, "--out", "style", *TINY)
+    assert result.exit_code == 0, result.output
+    assert "no training image has masks" in result.output
+
+
+def test_a_new_run_goes_on_from_weights(run_verb, manifest, tmp_path):
+    assert run_verb("train-style", manifest, "--out", "first", *TINY).exit_code == 0
+    still = ("--set", "learning_rate=1e-12")
+    result = run_verb("train-style", manifest, "--out", "second", "--init", "first", *TINY, *still)
+    assert result.exit_code == 0, result.output
+    one, other = (load_weights(tmp_path / run / "weights.safetensors", kind="style") for run in ("first", "second"))
+    for name, tensor in one.tensors.items():
+        if name.startswith("networks."):
+            assert float((tensor.float() - other.tensors[name].float()).abs().max()) < 1e-3, name
+    resumed = run_verb("train-style", manifest, "--out", "second", "--init", "first", "--resume", *TINY, *still)
+    assert resumed.exit_code == 0, resumed.output
+    other_start = run_verb("train-style", manifest, "--out", "second", "--resume", *TINY, *still)
+    assert other_start.exit_code == 2
+    assert "init_sha256" in other_start.output
+
+
+def test_weights_of_other_networks_or_modalities_are_refused(run_verb, manifest):
+    assert run_verb("train-style", manifest, "--out", "first", *TINY).exit_code == 0
+    wider = [part.replace("width=4", "width=5") for part in TINY]
+    result = run_verb("train-style", manifest, "--out", "second", "--init", "first", *wider)
+    assert result.exit_code == 2
+    assert "its networks are" in result.output
+    manifest.write_text(manifest.read_text().replace(",he,", ",ihc,"))
+    result = run_verb("train-style", manifest, "--out", "second", "--init", "first", *TINY)
+    assert result.exit_code == 2
+    assert "name them alike in the manifest" in result.output
+
+
+def test_a_judge_is_trained_on_the_masks_that_may_be_seen(run_verb, manifest, tmp_path):
+    judged = [part.replace("judge_steps=0", "judge_steps=2") for part in TINY]
+    result = run_verb("train-style", manifest, "--out", "style", "--annotated", "dapi", *judged)
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "style" / "judge"
+    seen = load_weights(path / "weights.safetensors", kind="judge").metadata
+    assert seen["masks_seen"] == seen["trained_on"] == ["field-0", "field-1", "field-2"]
+    load_judge(path)
+
+
+def test_the_best_model_by_validation_images_is_taken(run_verb, manifest, tmp_path):
+    rows = manifest.read_text().splitlines()
+    parts = ["split", *("train" if number % 3 else "validation" for number in range(6))]
+    manifest.write_text(
+        "\n".join(",".join([*row.split(",")[:4], part, ""]) for row, part in zip(rows, parts, strict=True)).replace(
+            ",split,", ",split,field_of_view"
+        )
+    )
+    settings = ["--set", "steps=3", *TINY[2:6], "--set", "judge_steps=2", "--set", "measure_every=1"]
+    result = run_verb("train-style", manifest, "--out", "style", *settings, "--set", "checkpoint_every=1")
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "style"
+    lines = [json.loads(line) for line in (run / "measures.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(0 <= line[goal] <= 1 for line in lines for goal in ("quality", "K", "D", "F", "C", "M"))
+    best = max(lines, key=lambda line: line["quality"])["step"]
+    assert json.loads((run / "result.json").read_text())["taken_step"] == best
+    assert metadata(run)["steps"] == best
+    assert "Measures on validation images" in (run / "report.html").read_text()
+    assert [path.name for path in run.glob("best-*")] == [f"best-{best:06d}.safetensors"]
