@@ -187,6 +187,10 @@ def evaluate_style(
     ] = "validation",
     judge: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="The network that sees nuclei.")] = "dsb2018",
     draws: Annotated[int, typer.Option(min=1, help="Restyled images of each pair of modalities.")] = 40,
+    min_kept: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Fail if in a pair a smaller share of them keeps its nuclei."),
+    ] = 0.0,
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
@@ -213,6 +217,7 @@ def evaluate_style(
             )
         _print_table(pair_table(result))
         print(f"report: {out / 'report.html'}")
+        workflow.check_kept(result, min_kept)
 
 
 @app.command("train-segmenter")

@@ -3,17 +3,21 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from nucstyle.core.errors import DatasetError, MeasureError
 from nucstyle.core.rng import generator, seeded
 from nucstyle.data.dataset import open_dataset
 from nucstyle.report.tables import missed, pair_table
 from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
 from nucstyle.workflows import style_measures
-from nucstyle.workflows.load import save_judge
+from nucstyle.workflows.evaluate_style import check_kept
+from nucstyle.workflows.load import load_judge, save_judge
 from nucstyle.workflows.style_measures import Measurer, crop_features, windows
 
 NAMES = ("grey-on-black", "purple-on-white")
@@ -54,11 +58,14 @@ class Means:
 
 @pytest.fixture
 def measurer_of(manifest):
-    """`measurer_of()` measures the real fields of the manifest."""
+    """`measurer_of()` measures the real fields of the manifest; the polarities that it is given are wrong."""
 
-    def make():
+    def make(change=lambda record: record, modalities=NAMES, **options):
         dataset = open_dataset(manifest)
-        return Measurer(dataset.part("validation"), dataset.part("train"), Threshold(), Means(), NAMES)
+        dataset = dataset.with_records([change(record) for record in dataset.records])
+        parts = dataset.part("validation"), dataset.part("train")
+        polarity = [-1, 1, 1][: len(modalities)]
+        return Measurer(*parts, Threshold(), Means(), modalities, polarity=polarity, **options)
 
     return make
 
@@ -88,6 +95,7 @@ def test_a_perfect_translation_meets_the_goals_and_one_that_keeps_the_polarity_i
     assert row["images"] == 3
     assert row["nuclei_kept"] == 1
     assert row["nuclei_kept_interval"] is None  # under five images
+    assert list(row["nuclei_kept_by_image"].values()) == [1, 1, 1]
     assert row["dice_share"] > 0.9
 
     class Unmoved(type(fake_translator)):
@@ -119,6 +127,61 @@ def test_objects_that_a_translation_invents_are_counted(measurer_of, fake_transl
     inventing = measurer.summary(*NAMES, measurer.draw(Inventing(), *NAMES, draws=3, seed=0)[0])
     assert inventing["false_per_nucleus"] > honest["false_per_nucleus"] + 0.2
     assert "F" in missed(inventing)
+
+
+def test_a_modality_without_an_image_is_left_out(measurer_of, fake_translator):
+    class Three(type(fake_translator)):
+        modalities = ("never-seen", *NAMES)
+
+        def translate(self, image, *, source, target, attribute):
+            assert {int(source), int(target)} <= {1, 2}
+            return super().translate(image, source=source, target=target, attribute=attribute)
+
+    measurer = measurer_of(modalities=Three.modalities)
+    assert tuple(measurer.real) == NAMES
+    row = measurer.summary(*NAMES, measurer.draw(Three(), *NAMES, draws=3, seed=0)[0])
+    assert row["nuclei_kept"] == 1
+    assert row["taken_for_target"] == 1
+    assert measurer.diversity(Three(), NAMES[1], seed=0, attributes=3) > 0
+
+
+def test_data_without_masks_or_of_one_modality_are_refused(measurer_of):
+    with pytest.raises(DatasetError, match="none of the images has masks"):
+        measurer_of(lambda record: replace(record, labels=None))
+    with pytest.raises(DatasetError, match="between two or more"):
+        measurer_of(lambda record: replace(record, modality=NAMES[0]))
+
+
+def test_signs_are_those_of_the_masks_where_there_are_any_and_wanted(measurer_of):
+    def bare_training(record):
+        return replace(record, labels=None) if record.split == "train" and record.modality == NAMES[1] else record
+
+    assert [one.sign for one in measurer_of().real.values()] == [1, -1]
+    assert [one.sign for one in measurer_of(bare_training).real.values()] == [1, 1]
+    assert [one.sign for one in measurer_of(trust_masks=False).real.values()] == [-1, 1]
+
+
+def test_few_annotated_images_are_measured_where_no_training_image_helps_out(measurer_of):
+    def rare(record):
+        kept = record.modality == NAMES[0] or record.id == "field-5"
+        return record if kept else replace(record, labels=None)
+
+    real = measurer_of(rare).real[NAMES[1]]
+    assert [window.id for window in real.sources] == ["field-5"]
+    assert not real.from_train
+
+
+def test_the_classifier_is_taught_with_training_images_alone(measurer_of, fake_translator):
+    """Evaluated images that look like the other modality must not teach it otherwise."""
+    measurer = measurer_of()
+    for real in measurer.real.values():
+        assert real.trained.tolist() == [True, False, False, False]
+        real.features[~real.trained] = 1e3
+    one = measurer._fit_classifier()
+    for real in measurer.real.values():
+        real.features[~real.trained] = -1e3
+    other = measurer._fit_classifier()
+    np.testing.assert_array_equal(one[-1].coef_, other[-1].coef_)
 
 
 def test_the_same_seed_draws_the_same_styles(measurer_of, fake_translator):
@@ -194,6 +257,48 @@ def test_images_that_the_model_was_trained_on_are_refused(run_verb, manifest, ju
     result = run_verb("evaluate-style", manifest, "--style", "style", "--out", "m", "--judge", judge_file)
     assert result.exit_code == 2
     assert "was trained on 1 of these images" in result.output
+
+
+def test_a_judge_that_saw_the_images_is_refused(run_verb, manifest, tmp_path, judge_file):
+    run_verb("train-style", manifest, "--out", "style", *TINY_STYLE)
+    save_judge(tmp_path / "knows.safetensors", load_judge(judge_file), {"trained_on": ["field-0", "field-2"]})
+    verb = ("evaluate-style", manifest, "--style", "style", "--out", "m", "--judge", "knows.safetensors")
+    result = run_verb(*verb)
+    assert result.exit_code == 2
+    assert "the judge knows.safetensors was trained on 1 of these images, for example field-2" in result.output
+    inside = run_verb(*verb[:-3], tmp_path, "--judge", judge_file, "--overwrite")
+    assert inside.exit_code == 2  # the judge lies in what would be overwritten
+
+
+def test_a_model_that_loses_nuclei_fails_the_check_after_everything_is_written(
+    run_verb, manifest, judge_file, tmp_path
+):
+    run_verb("train-style", manifest, "--out", "style", *TINY_STYLE)
+    verb = ("evaluate-style", manifest, "--style", "style", "--out", "m", "--judge", judge_file, "--draws", 2)
+    result = run_verb(*verb, "--min-kept", 0.5)
+    assert result.exit_code == 0, result.output
+    measured = json.loads((tmp_path / "m" / "result.json").read_text())
+    measured["pairs"][1]["nuclei_kept"] = 0.25
+    with pytest.raises(MeasureError, match=r"1 of 4 pairs .* grey-on-black to purple-on-white in 0\.25"):
+        check_kept(measured, 0.5)
+    check_kept(measured, 0.25)
+
+
+def test_images_of_a_modality_that_the_model_does_not_know_are_taken_for_the_nearest_and_that_is_said(
+    run_verb, manifest, judge_file, tmp_path
+):
+    run_verb("train-style", manifest, "--out", "style", *TINY_STYLE)
+    named = manifest.read_text().replace("purple-on-white,validation", "he,validation")
+    yellow = Image.new("RGB", (112, 96), (240, 220, 20))
+    for number in (6, 7):
+        yellow.save(manifest.parent / "images" / f"field-{number}.png")
+    manifest.write_text(named)
+    verb = ("evaluate-style", manifest, "--style", "style", "--out", "m", "--judge", judge_file, "--draws", 2)
+    result = run_verb(*verb)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "the style model does not know he; images of it that are measured as purple-on-white:" in said
+    assert "images that look like none of the style model's modalities, so the nearest is taken: 2" in said
 
 
 def test_a_part_without_images_and_an_unknown_part_are_refused(run_verb, manifest, judge_file):

@@ -65,6 +65,10 @@ class TrainingError(NucstyleError):
     """A training cannot go on."""
 
 
+class MeasureError(NucstyleError):
+    """What was measured falls short of what was asked for."""
+
+
 class Interrupted(NucstyleError):  # noqa: N818  (not an error of anybody)
     """A signal asked the run to stop; what it had done is saved.
 

@@ -104,7 +104,7 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
             "target",
             "images",
             "nuclei kept",
-            "interval",
+            "interval (few images: each)",
             "Dice share",
             "false per nucleus (allowed)",
             "taken for target",
@@ -119,7 +119,6 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
         if not pair["draws"]:
             table.append([pair["source"], pair["target"], images, *["-"] * 9])
             continue
-        low_high = pair["nuclei_kept_interval"]
         distances = [pair[f"kernel_distance{part}"] for part in ("", "_untranslated", "_floor")]
         first, *others = ["-" if one is None else f"{one:.1f}" for one in distances]
         table.append(
@@ -128,7 +127,7 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
                 pair["target"],
                 images,
                 f"{pair['nuclei_kept']:.2f}",
-                "-" if low_high is None else f"{low_high[0]:.2f} to {low_high[1]:.2f}",
+                _interval(pair),
                 f"{pair['dice_share']:.2f}",
                 f"{pair['false_per_nucleus']:.2f} ({pair['false_allowed']:.2f})",
                 f"{pair['taken_for_target']:.2f}",
@@ -139,6 +138,14 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return table
+
+
+def _interval(pair: Mapping[str, Any]) -> str:
+    """The interval of the nuclei kept, or the share of each image where there are too few for one."""
+    if pair["nuclei_kept_interval"] is None:
+        return ", ".join(f"{share:.2f}" for share in pair["nuclei_kept_by_image"].values())
+    low, high = pair["nuclei_kept_interval"]
+    return f"{low:.2f} to {high:.2f}"
 
 
 def style_modality_table(result: Mapping[str, Any]) -> list[list[str]]:

@@ -12,6 +12,8 @@ COLOURS = 6
 """Numbers that are measured: R, G, B of the background, then R, G, B of the objects."""
 MIN_SPAN = 0.04
 """Least difference between the greys of background and objects, in [0, 1]; an empty field has none of its own."""
+_APART_TURNS = 16
+"""A saturated channel cannot move, so the others go farther; each turn makes up for two thirds of what is missing, or more."""
 _SIDE_PX = 128
 """Larger images are thinned until they have about this many pixels a side."""
 _TOP = 0.995
@@ -54,12 +56,14 @@ def apart(background: Tensor, objects: Tensor, polarity: int) -> tuple[Tensor, T
     Returns:
         Both, in [0, 1].
     """
-    missing = MIN_SPAN - polarity * (objects.mean() - background.mean())
-    if missing <= 0:
-        return background, objects
-    moved = (objects + polarity * missing).clamp(0, 1)
-    left = MIN_SPAN - polarity * (moved.mean() - background.mean())
-    return (background - polarity * left.clamp(min=0)).clamp(0, 1), moved
+    for _ in range(_APART_TURNS):
+        missing = MIN_SPAN - polarity * (objects.mean() - background.mean())
+        if missing <= 0:
+            break
+        objects = (objects + polarity * missing).clamp(0, 1)
+        left = MIN_SPAN - polarity * (objects.mean() - background.mean())
+        background = (background - polarity * left.clamp(min=0)).clamp(0, 1)
+    return background, objects
 
 
 def canonical(image: Tensor, colours: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +12,14 @@ import torch
 from torch import Tensor
 
 from nucstyle.core import rng
-from nucstyle.core.errors import DatasetError, OptionError
+from nucstyle.core.errors import DatasetError, MeasureError, OptionError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.protocols import SILENT, Progress, Translator
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import load_weights
+from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import style_grid
 from nucstyle.style.model import StyleModel
@@ -81,7 +84,7 @@ def evaluate_style(
         out: The run folder: `result.json`, `samples/`, `report.html`.
         progress: Shown to the person.
         on: The part whose images are restyled.
-        judge: Name of shipped weights, or a file: the network that says where nuclei are.
+        judge: Name of shipped weights, a file or a run: the network that says where nuclei are.
         draws: Restyled images of each pair of modalities.
         seed: Of the styles drawn.
         device: `auto`, `cpu`, `cuda`, ...
@@ -97,14 +100,27 @@ def evaluate_style(
     place, path = choose_device(device), find_weights(style, "style")
     weights = load_weights(path, kind="style")
     model = style_from_weights(weights, str(path), device=place)
-    foreground = load_judge(judge, device=place)
+    seeing, foreground = load_weights(find_weights(judge, "judge"), kind="judge"), load_judge(judge, device=place)
     dataset = open_dataset(data, format=format)
-    inputs = [Path(data), Path(style), *dataset.files]
+    inputs = [Path(data), Path(style), Path(judge), *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
-    train = with_modalities(dataset.part("train", None), model, progress)
-    evaluated = with_modalities(dataset.part(on), model, progress)
-    _refuse_what_was_seen(evaluated, weights.metadata, str(style))
-    measurer = Measurer(evaluated, train, foreground, load_trunk(), model.modalities, progress=progress)
+    evaluated = dataset.part(on)
+    if not len(evaluated):
+        msg = "no image in that part of the split; give data with a split, or choose another part with --on"
+        raise DatasetError(msg)
+    for metadata, what in ((weights.metadata, str(style)), (seeing.metadata, f"the judge {judge}")):
+        _refuse_what_was_seen(evaluated, metadata, what)
+    recogniser = ModalityModel.from_state(weights.metadata["modality_model"])
+    train, evaluated = (
+        with_modalities(part, recogniser, progress) for part in (dataset.part("train", None), evaluated)
+    )
+    polarity = [one.polarity for one in recogniser.modalities]
+    measurer = Measurer(
+        evaluated, train, foreground, load_trunk(), model.modalities, polarity=polarity, progress=progress
+    )
+    absent = [name for name in model.modalities if name not in measurer.real]
+    if absent:
+        progress.say(f"no image of {', '.join(absent)}: nothing is said of these modalities of the model")
     config = {
         "verb": "evaluate-style",
         "seed": seed,
@@ -112,7 +128,7 @@ def evaluate_style(
         "draws": draws,
         "data": data_fingerprint(evaluated),
         "style_sha256": weights.sha256,
-        "judge_sha256": load_weights(find_weights(judge, "judge"), kind="judge").sha256,
+        "judge_sha256": seeing.sha256,
     }
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=place, precision="auto")
@@ -123,7 +139,8 @@ def evaluate_style(
             "on": on,
             "draws": draws,
             **measure_pairs(run.path / "samples", measurer, model, draws=draws, seed=seed, progress=progress),
-            "seam_error": {name: seam_error(model, measurer, name) for name in model.modalities},
+            "seam_error": {name: seam_error(model, measurer, name) for name in measurer.real},
+            "absent": absent,
         }
         run.write_result(result)
         write_report(run.path)
@@ -139,7 +156,7 @@ def measure_pairs(
         `pairs` and `modalities` of a `result.json`.
     """
     samples.mkdir(exist_ok=True)
-    names, pairs, failures = model.modalities, [], []
+    names, pairs, failures = tuple(measurer.real), [], []
     progress.start("restyle and measure", len(names) ** 2, "pair")
     for number, source in enumerate(names):
         columns = []
@@ -189,27 +206,51 @@ def seam_error(model: StyleModel, measurer: Measurer, source: str) -> float | No
     return max(errors)
 
 
-def with_modalities(dataset: Dataset, model: Translator, progress: Progress) -> Dataset:
-    """Give each image a modality that the model knows: the manifest's if it does, else what the model recognises."""
-    unknown = [index for index, record in enumerate(dataset.records) if record.modality not in model.modalities]
+def check_kept(result: Mapping[str, Any], least: float) -> None:
+    """Refuse a style model that moves or loses nuclei.
+
+    Args:
+        result: Of `evaluate_style`.
+        least: The share of draws, in [0, 1], that must keep their nuclei in every pair.
+
+    Raises:
+        MeasureError: In some pair fewer do.
+    """
+    short = [pair for pair in result["pairs"] if pair["draws"] and pair["nuclei_kept"] < least]
+    if short:
+        worst = min(short, key=lambda pair: float(pair["nuclei_kept"]))
+        msg = (
+            f"{len(short)} of {len(result['pairs'])} pairs keep nuclei in less than {least:g} of the draws, "
+            f"{worst['source']} to {worst['target']} in {worst['nuclei_kept']:.2f}; look at the gallery of the report"
+        )
+        raise MeasureError(msg)
+
+
+def with_modalities(dataset: Dataset, model: ModalityModel, progress: Progress) -> Dataset:
+    """Give each image a modality that the model knows: the manifest's if it does, else the nearest, and say what is odd."""
+    unknown = [index for index, record in enumerate(dataset.records) if record.modality not in model.names]
     if not unknown:
         return dataset
     progress.start("recognise modalities", len(unknown), "image")
-    records = list(dataset.records)
+    records, taken, new = list(dataset.records), Counter[tuple[str, str]](), 0
     for done, index in enumerate(unknown, start=1):
-        number = int(model.recognise(dataset.image(index)[None]))
-        records[index] = replace(records[index], modality=model.modalities[number])
+        found, named = model.assess(dataset.image(index)), records[index].modality
+        records[index] = replace(records[index], modality=found.name)
+        new += found.is_new
+        if named is not None:
+            taken[named, found.name] += 1
         progress.advance(done)
+    for (named, name), count in sorted(taken.items()):
+        progress.say(f"warning: the style model does not know {named}; images of it that are measured as {name}: {count}")
+    if new:
+        progress.say(f"warning: images that look like none of the style model's modalities, so the nearest is taken: {new}")
     return dataset.with_records(records)
 
 
-def _refuse_what_was_seen(evaluated: Dataset, metadata: dict[str, Any], style: str) -> None:
+def _refuse_what_was_seen(evaluated: Dataset, metadata: Mapping[str, Any], what: str) -> None:
     seen = set(metadata.get("trained_on", ())) & {record.id for record in evaluated.records}
-    if not len(evaluated):
-        msg = "no image in that part of the split; give data with a split, or choose another part with --on"
-        raise DatasetError(msg)
     if seen:
-        msg = f"{style} was trained on {len(seen)} of these images, for example {min(seen)}; measure on others"
+        msg = f"{what} was trained on {len(seen)} of these images, for example {min(seen)}; measure on others"
         raise DatasetError(msg)
 
 

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from nucstyle.core import rng
+from nucstyle.core.errors import DatasetError
 from nucstyle.core.protocols import SILENT, Judge, Progress, Translator
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.manifest import Record
@@ -45,6 +46,8 @@ MIN_SEPARATION = 0.8
 """Nuclei with less than this signed separation are not kept; sources with less are not asked."""
 FEW = 3
 """A modality with fewer annotated images than this is measured on training images, and marked."""
+_MIN_RESAMPLED = 5
+"""With fewer images there is no interval; the share of each is given instead."""
 _TRAINING_SOURCES = 12
 _SIGN_IMAGES = 24
 _CLASSIFIER_CROPS = 1000
@@ -79,6 +82,8 @@ class RealModality:
     """False objects that the judge sees in the sources as they are, for each true nucleus."""
     features: Array
     """(N, D) of the crops of training and evaluated images."""
+    trained: npt.NDArray[np.bool_]
+    """(N,) whether the crop is of a training image."""
     fields: tuple[str, ...]
     """Field of view of each crop."""
     colour_spread: float
@@ -119,15 +124,21 @@ class Draws:
 class Measurer:
     """Real images, measured once; then any number of style models with the same modalities.
 
+    Modalities of which there is no image are left out of `real`: nothing can be said of them.
+
     Args:
         evaluated: Annotated images to restyle, each with its modality.
         train: Training images, each with its modality.
         judge: Sees nuclei; trained on real images.
         trunk: Gives features.
         modalities: Names, in the order of the models.
-        signs: 1 or -1 of each modality; None = that of most of its annotated training images.
+        polarity: 1 or -1 of each modality, as found without masks.
+        trust_masks: Whether the sign is rather that of most of the annotated training images, where there are any.
         reference_images: At most this many images a modality give features; None = all.
         progress: Shown to the person.
+
+    Raises:
+        DatasetError: No image with masks: there is nothing to compare with. Or images of one modality only.
     """
 
     def __init__(
@@ -138,67 +149,84 @@ class Measurer:
         trunk: Trunk,
         modalities: Sequence[str],
         *,
-        signs: Mapping[str, int] | None = None,
+        polarity: Sequence[int],
+        trust_masks: bool = True,
         reference_images: int | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self.modalities = tuple(modalities)
         self._evaluated, self._train, self._judge, self._trunk = evaluated, train, judge, trunk
-        self._signs = signs
+        self._polarity, self._trust_masks = dict(zip(modalities, polarity, strict=True)), trust_masks
+        there = {one.modality for one in (*train.records, *evaluated.records)}
+        present = [name for name in self.modalities if name in there]
+        _refuse_what_cannot_be_compared(present, evaluated, train)
         self.real: dict[str, RealModality] = {}
-        progress.start("measure real images", len(self.modalities), "modality")
-        for number, name in enumerate(self.modalities, start=1):
+        progress.start("measure real images", len(present), "modality")
+        for number, name in enumerate(present, start=1):
             self.real[name] = self._measure(name, reference_images)
             progress.advance(number)
         self._classifier = self._fit_classifier()
 
     def _measure(self, name: str, reference_images: int | None) -> RealModality:
-        found = windows(self._evaluated, name)
-        from_train = len(found) < FEW
-        sources = windows(self._train, name, limit=_TRAINING_SOURCES) if from_train else found
+        found, spare = windows(self._evaluated, name), []
+        if len(found) < FEW:
+            spare = windows(self._train, name, limit=_TRAINING_SOURCES)
+        sources, from_train = spare or found, bool(spare)
         judged = [self._judged(one.image, one.labels) for one in sources]
-        features, fields, colours = self._references(name, reference_images)
+        features, trained, fields, colours = self._references(name, reference_images)
         return RealModality(
             sources=tuple(sources),
             from_train=from_train,
-            sign=self._sign(name) if self._signs is None else self._signs[name],
+            sign=self._sign(name),
             dice=float(np.mean([kept for kept, _ in judged])) if judged else None,
             false_per_nucleus=_per_nucleus([counted for _, counted in judged]),
             features=features,
+            trained=trained,
             fields=fields,
             colour_spread=colour_spread(colours),
         )
 
     def _sign(self, name: str) -> int:
-        """The sign of most annotated training images; 1 where there is none."""
+        """The sign of most annotated training images, or that found without masks."""
+        if not self._trust_masks:
+            return self._polarity[name]
         found = [separation(grey(one.image), one.labels) for one in windows(self._train, name, limit=_SIGN_IMAGES)]
         brighter = [value > 0.5 for value in found if value is not None]
+        if not brighter:
+            return self._polarity[name]
         return 1 if sum(brighter) * 2 >= len(brighter) else -1
 
-    def _references(self, name: str, limit: int | None) -> tuple[Array, tuple[str, ...], Array]:
-        """Features of the crops of all real images, the field of each crop, the mean colour of each image."""
+    def _references(self, name: str, limit: int | None) -> tuple[Array, npt.NDArray[np.bool_], tuple[str, ...], Array]:
+        """Features of the crops of all real images, whether each is for training, its field; the mean colour of each image."""
+        train = {one.id for one in self._train.records}
         both: dict[str, Record] = {
-            one.id: one for one in (*self._train.records, *self._evaluated.records) if one.modality == name
+            one.id: one for one in (*self._evaluated.records, *self._train.records) if one.modality == name
         }
-        real = Dataset(_thinned(list(both.values()), limit))
+        real = Dataset(_thinned(sorted(both.values(), key=lambda one: one.id not in train), limit))
         features: list[Array] = []
+        trained: list[bool] = []
         fields: list[str] = []
         colours = []
         for index, record in enumerate(real.records):
             image = real.image(index)
             features.append(crop_features(image, self._trunk))
+            trained += [record.id in train] * len(features[-1])
             fields += [record.field_of_view or record.id] * len(features[-1])
             colours.append(image.mean(dim=(1, 2)).numpy())
-        return np.concatenate(features), tuple(fields), np.array(colours)
+        return np.concatenate(features), np.array(trained), tuple(fields), np.array(colours)
 
     def _judged(self, image: Tensor, labels: npt.NDArray[np.int32]) -> tuple[float, FalseObjects]:
         seen = self._judge.foreground(image[None])[0, 0].cpu().numpy() > 0.5
         return dice(seen, labels > 0), false_objects(seen, labels)
 
     def _fit_classifier(self) -> Pipeline:
-        """Logistic regression on the trunk's features of real crops, the modalities weighted alike."""
-        chosen = [one.features[:: -(-len(one.features) // _CLASSIFIER_CROPS)] for one in self.real.values()]
-        numbers = np.repeat(np.arange(len(chosen)), [len(one) for one in chosen])
+        """Logistic regression on the trunk's features of real training crops, the modalities weighted alike.
+
+        A modality without training images, as another laboratory's data may have, is taught with what there is.
+        """
+        known = [one.features[one.trained] if one.trained.any() else one.features for one in self.real.values()]
+        chosen = [features[:: -(-len(features) // _CLASSIFIER_CROPS)] for features in known]
+        numbers = np.repeat([self.modalities.index(name) for name in self.real], [len(one) for one in chosen])
         model = LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
         return make_pipeline(StandardScaler(), model).fit(np.concatenate(chosen), numbers)
 
@@ -256,12 +284,13 @@ class Measurer:
         }
         if not draws.ids:
             return row
-        kept = [value > MIN_SEPARATION for value in draws.separation]
+        kept, images = [value > MIN_SEPARATION for value in draws.separation], sorted(set(draws.ids))
         features = np.concatenate(draws.features)
         untranslated = np.concatenate([crop_features(one.image, self._trunk) for one in own.usable])
         return row | {
             "nuclei_kept": float(np.mean(kept)),
-            "nuclei_kept_interval": _interval(draws.ids, kept),
+            "nuclei_kept_interval": _interval(draws.ids, kept) if len(images) >= _MIN_RESAMPLED else None,
+            "nuclei_kept_by_image": _by_image(draws.ids, kept) if len(images) < _MIN_RESAMPLED else None,
             "separation": float(np.mean(draws.separation)),
             "dice": float(np.mean(draws.dice)),
             "dice_share": float(np.mean(draws.dice)) / self.dice_asked(source, target),
@@ -283,10 +312,10 @@ class Measurer:
     def diversity(self, model: Translator, target: str, *, seed: int, attributes: int = 20) -> float:
         """Spread of the mean colour of one image over drawn attributes; the mean over a source image of each modality."""
         number, spreads = torch.tensor([self.modalities.index(target)]), []
-        for place, source in enumerate(self.modalities):
-            if not self.real[source].sources:
+        for source, real in self.real.items():
+            if not real.sources:
                 continue
-            image, colours = self.real[source].sources[0].image[None], []
+            place, image, colours = self.modalities.index(source), real.sources[0].image[None], []
             for k in range(attributes):
                 generator = rng.generator(seed, "diversity", source, target, k)
                 attribute = model.draw_attribute(number, mode="per-domain", generator=generator)
@@ -396,12 +425,26 @@ def _distance(one: Array, other: Array) -> float | None:
     return kernel_distance(one, other) if min(len(one), len(other)) > 1 else None
 
 
-def _interval(ids: Sequence[str], values: Sequence[bool], resamples: int = 2000) -> list[float] | None:
-    """95 % percentile interval of a share, by resampling images; None under 5 images."""
-    unique = sorted(set(ids))
-    if len(unique) < 5:
-        return None
-    shares = np.array([np.mean([v for one, v in zip(ids, values, strict=True) if one == name]) for name in unique])
-    drawn = np.random.default_rng(0).integers(0, len(unique), (resamples, len(unique)))
+def _refuse_what_cannot_be_compared(present: Sequence[str], evaluated: Dataset, train: Dataset) -> None:
+    if len(present) < 2:
+        msg = f"the images are of {len(present)} modality that the model knows; it is measured between two or more"
+        raise DatasetError(msg)
+    if not len(evaluated.annotated()) + len(train.annotated()):
+        msg = "none of the images has masks; how well nuclei are kept is measured against them"
+        raise DatasetError(msg)
+
+
+def _by_image(ids: Sequence[str], values: Sequence[bool]) -> dict[str, float]:
+    """The share of each image."""
+    return {
+        name: float(np.mean([v for one, v in zip(ids, values, strict=True) if one == name]))
+        for name in sorted(set(ids))
+    }
+
+
+def _interval(ids: Sequence[str], values: Sequence[bool], resamples: int = 2000) -> list[float]:
+    """95 % percentile interval of a share, by resampling images."""
+    shares = np.array(list(_by_image(ids, values).values()))
+    drawn = np.random.default_rng(0).integers(0, len(shares), (resamples, len(shares)))
     low, high = np.percentile(shares[drawn].mean(axis=1), [2.5, 97.5])
     return [float(low), float(high)]
