@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import to_table
 from nucstyle.core.errors import OptionError, WeightsError
 from nucstyle.core.precision import autocast
@@ -194,16 +195,38 @@ def test_learnt_normal_attributes_are_standard_normal_whatever_the_target(style_
 def test_measured_attributes_lie_between_those_of_two_training_images(networks):
     """Not six independent numbers: a grey modality must stay grey."""
     greys = torch.tensor([[-0.9] * 3 + [0.0] * 3, [-0.7] * 3 + [0.8] * 3, [-0.8] * 3 + [0.2] * 3])
-    spread = AttributeStatistics.of([greys, greys + 0.1])
+    spread = AttributeStatistics.of([greys + 0.1, greys])
     model = StyleModel(networks, ("a", "b", "c"), spread, lambda _: 0)
-    drawn = model.draw_attribute(torch.tensor([1] * 500), mode="per-domain", generator=generator("draw")) - 0.1
+    drawn = model.draw_attribute(torch.tensor([0] * 500), mode="per-domain", generator=generator("draw")) - 0.1
     assert torch.equal(drawn[:, :1].expand(-1, 3), drawn[:, :3])
     assert torch.equal(drawn[:, 3:4].expand(-1, 3), drawn[:, 3:])
     assert float(drawn.min()) >= -0.9
     assert float(drawn.max()) <= 0.81
     assert float(drawn[:, 3].std()) > 0.5 * float(greys[:, 3].std(correction=0))
-    normal = model.draw_attribute(torch.tensor([1] * 4000), mode="normal", generator=generator("draw"))
-    torch.testing.assert_close(normal.mean(dim=0), spread.mean[1], atol=0.05, rtol=0)
+    normal = model.draw_attribute(torch.tensor([0] * 4000), mode="normal", generator=generator("draw"))
+    torch.testing.assert_close(normal.mean(dim=0), spread.mean[0], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["lookup"], indirect=True)
+def test_a_drawn_measured_style_keeps_the_sign_of_its_modality(networks):
+    """However wide the colours of a modality are spread, objects stay on their side of the background."""
+    wide = AttributeStatistics(torch.zeros(3, 6), torch.ones(3, 6))
+    model = StyleModel(networks, ("a", "b", "c"), wide, int)
+    target = torch.arange(3).repeat(40)
+    drawn = model.draw_attribute(target, mode="normal", generator=generator("drawn"))
+    height = drawn[:, 3:].mean(dim=1) - drawn[:, :3].mean(dim=1)
+    assert bool((height * networks.polarity[target] > 0.07).all())  # MIN_SPAN on this scale is 0.08
+    assert float(drawn.abs().max()) <= 1 + 1e-6
+
+
+def test_contrast_is_enhanced_as_in_training_and_the_state_remembers_it(networks):
+    image = image_of(40, 40) * 0.1
+    spread = AttributeStatistics(torch.zeros(3, 6), torch.ones(3, 6))
+    plain, enhancing = (StyleModel(networks, ("a", "b", "c"), spread, int, contrast=c) for c in (None, ClaheConfig()))
+    assert not torch.equal(moved(plain, image), moved(enhancing, image))
+    torch.testing.assert_close(moved(enhancing, image), moved(plain, enhance(image[0], ClaheConfig())[None]))
+    again = StyleModel.from_state(*enhancing.state(), recogniser=int, load=load)
+    assert torch.equal(moved(again, image), moved(enhancing, image))
 
 
 def test_examples_are_thinned_and_kept_with_the_state(networks):
@@ -250,6 +273,7 @@ def test_the_state_is_plain_values_and_tensors(style_model, network_config):
     assert values == {
         "network": to_table(network_config),
         "modalities": ["grey-on-black", "purple-on-white", "purple-on-purple"],
+        "clahe": None,
     }
 
 

@@ -24,6 +24,7 @@ def test_one_process_by_itself_joins_nothing_and_agrees_with_itself(monkeypatch)
         assert group.is_first
         assert group.any(True)
         assert not group.any(False)
+        assert group.agrees(7)
         group.wait()
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.tensor([1.0, 2.0])
@@ -108,6 +109,8 @@ STEP = """
         assert group.size == 2
         assert group.any(group.rank == 1)
         assert not group.any(False)
+        assert group.agrees(3)
+        assert not group.agrees(group.rank)
         together = trained(half(group.rank), group)
         if group.is_first:
             alone = trained(joint(), SINGLE)

@@ -16,7 +16,7 @@ from nucstyle.augment.geometric import CropConfig
 from nucstyle.core.errors import ConfigError, DatasetError, Interrupted
 from nucstyle.core.precision import autocast, deterministic
 from nucstyle.core.sample import Sample
-from nucstyle.style.losses import LossWeights, TranslationLosses
+from nucstyle.style.losses import LossWeights, TranslationLosses, deception_loss
 from nucstyle.style.networks import StyleNetworkConfig
 from nucstyle.style.objective import frozen, translate_batch, translation_losses
 from nucstyle.training import style_trainer
@@ -220,7 +220,8 @@ def test_a_step_changes_translation_critics_and_average_and_tells_every_term(sty
     trainer = style_trainer_of()
     before = snapshot_of(trainer)
     parts = trainer.step(1)
-    assert set(parts) == {*TranslationLosses._fields, "critic_realness", "critic_modality", "critic_content"}
+    criticism = {"critic_realness", "critic_modality", "critic_content"}
+    assert set(parts) == {*TranslationLosses._fields, *criticism, "gradient", "critic_gradient"}
     assert all(value.ndim == 0 and not value.requires_grad for value in parts.values())
     after = trainer.tensors()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -315,6 +316,61 @@ def test_the_published_objective_goes_on_to_the_last_bit(published_recipe, style
     same(run(style_trainer_of(recipe), recipe, tmp_path / "stopped", progress).tensors(), unbroken.tensors())
 
 
+def test_terms_that_the_published_networks_cannot_compute_are_refused(published_recipe):
+    weights, network = published_recipe.weights, published_recipe.network
+    with pytest.raises(ConfigError, match="nuclei_height compares measured heights"):
+        dataclasses.replace(published_recipe, weights=dataclasses.replace(weights, nuclei_height=1.0))
+    for name in ("nuclei", "nuclei_kept"):
+        asked = dataclasses.replace(weights, **{name: 1.0})
+        with pytest.raises(ConfigError, match=r"need a head; set network\.nucleus_head=true"):
+            dataclasses.replace(published_recipe, weights=asked)
+        dataclasses.replace(published_recipe, weights=asked, network=dataclasses.replace(network, nucleus_head=True))
+
+
+def test_every_translation_has_a_critic_whose_judgement_counts_in_full(published_recipe, style_trainer_of):
+    """Two kinds of translation count twice (MDMM), not their mean."""
+    trainer = style_trainer_of(published_recipe)
+    batch = trainer._batches.draw(1)
+    made = translate_batch(trainer.networks, batch)
+    assert made.random is not None
+    terms = translation_losses(trainer.networks, trainer.critics, batch, made, published_recipe.weights)
+    onehot = trainer.networks.onehot(batch.target)
+    alone = [
+        deception_loss(critic(image, onehot)[0], "cross-entropy")
+        for critic, image in zip(trainer.critics.image, made.made, strict=True)
+    ]
+    assert float(terms.adversarial.detach()) == pytest.approx(float((alone[0] + alone[1]).detach()), rel=1e-5)
+
+
+def test_critics_with_instance_norm_need_more_than_one_cell(published_recipe, style_trainer_of):
+    network = dataclasses.replace(published_recipe.network, critic_norm="instance")
+    with pytest.raises(ConfigError, match="at least 68, got 64"):
+        dataclasses.replace(published_recipe, network=network)
+    larger = dataclasses.replace(published_recipe, network=network, crop=CropConfig(size_px=68, native=0.5))
+    assert all(bool(value.isfinite()) for value in style_trainer_of(larger).step(1).values())
+
+
+def test_models_are_measured_where_there_are_checkpoints():
+    StyleTrainingConfig(steps=9, checkpoint_every=3, measure_every=6)
+    with pytest.raises(ConfigError, match=r"measure_every must be a multiple of checkpoint_every, .* got 4 and 3"):
+        StyleTrainingConfig(steps=9, checkpoint_every=3, measure_every=4)
+
+
+def test_dark_images_are_enhanced_first_where_that_is_asked_for(style_recipe_of, style_trainer_of):
+    dim = torch.zeros(3, 64, 64)
+    dim[:, 20:40, 20:40] = torch.linspace(0.02, 0.1, 20)
+    samples = [Sample(id="dim", image=dim), Sample(id="light", image=torch.rand(3, 64, 64))]
+    brightest = {}
+    for clahe in (False, True):
+        recipe = style_recipe_of(clahe=clahe, batch_size=2)
+        batches = StyleBatches(samples, [0, 1], [1, -1], recipe, 0)
+        drawn = [batches.draw(step) for step in range(1, 4)]
+        brightest[clahe] = max(float(batch.image[batch.modality == 0].max()) for batch in drawn)
+        _, values = style_trainer_of(recipe, batches=batches).model(("a", "b"), int, None).state()
+        assert (values["clahe"] is not None) == clahe
+    assert brightest[True] > brightest[False] + 0.5
+
+
 @pytest.mark.parametrize("size_px", [32, 60])
 def test_a_crop_that_the_published_critics_cannot_halve_six_times_is_refused(size_px, published_recipe):
     with pytest.raises(ConfigError, match=f"at least 64, got {size_px}"):
@@ -345,15 +401,17 @@ def test_the_average_forgets_the_start_soon_and_then_moves_slowly(style_trainer_
         torch.testing.assert_close(trainer.tensors()[f"average/module.{name}"], kept)
 
 
-def test_the_gradient_of_the_translation_is_clipped(style_trainer_of, style_recipe_of):
-    norms = []
+@pytest.mark.parametrize(("module", "name"), [("networks", "gradient"), ("critics", "critic_gradient")])
+def test_gradients_are_clipped_and_their_norm_is_told(style_trainer_of, style_recipe_of, module, name):
+    norms, told = [], []
     for clip in (1e-3, 1e6):
         trainer = style_trainer_of(style_recipe_of(gradient_clip=clip))
-        trainer.step(1)
-        gradients = [one.grad for one in trainer.networks.parameters() if one.grad is not None]
+        told.append(float(trainer.step(1)[name]))
+        gradients = [one.grad for one in getattr(trainer, module).parameters() if one.grad is not None]
         norms.append(float(torch.nn.utils.get_total_norm(gradients)))
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
-    assert norms[1] > 0.1
+    assert norms[1] == pytest.approx(told[1], rel=1e-3)
+    assert told[1] > 0.1
 
 
 class Poisoned:
@@ -542,3 +600,13 @@ def test_a_modality_of_one_image_has_no_spread(style_trainer_of, fields_of_both)
     model = style_trainer_of().model(["dark", "light"], lambda _: 0, None)
     spread = measure_attributes(model, [fields[0], fields[2]], [0, 1])
     assert not spread.deviation.any()
+
+
+def test_going_on_from_other_weights_keeps_the_signs_of_this_data(style_trainer_of):
+    trainer = style_trainer_of()
+    other = {name: one.clone() for name, one in trainer.networks.state_dict().items()}
+    other["polarity"] = -other["polarity"]
+    other["generator.last.bias"] += 1
+    trainer.start_from(other, where="test")
+    assert trainer.networks.polarity.tolist() == [1, -1]
+    assert trainer.networks.generator.last.bias.tolist() == [1, 1, 1]

@@ -353,3 +353,41 @@ def test_a_rate_reaches_every_parameter_group():
 def test_counts_of_a_loop_are_positive_integers(key, value):
     with pytest.raises(ConfigError, match=f"recipe x: '{key}'"):
         build(LoopConfig, {"steps": 5, key: value}, where="recipe x")
+
+
+def test_a_snapshot_that_a_kill_kept_from_being_taken_is_taken_on_resuming(train, tmp_path):
+    taken = []
+
+    def killed(step):
+        if step == 8 and not taken[1:]:
+            raise KeyboardInterrupt
+        taken.append(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Counting(), snapshot=killed)
+    assert taken == [4]
+    taken.append("again")
+    train(Counting(), snapshot=killed)
+    assert taken == [4, "again", 8, 10]
+
+
+def test_a_stop_between_two_checkpoints_leaves_no_snapshot_of_its_own(train):
+    taken = []
+    with pytest.raises(Interrupted):
+        train(Counting(signals={6: [signal.SIGTERM]}), snapshot=taken.append)
+    train(Counting(), snapshot=taken.append)
+    assert taken == [4, 8, 10]
+
+
+def test_processes_that_find_different_checkpoints_do_not_go_on(tmp_path, progress):
+    class Elsewhere:
+        size, rank, is_first = 2, 0, True
+
+        def agrees(self, value):
+            return value != 0
+
+        def wait(self):
+            pass
+
+    with pytest.raises(RunFolderError, match="put the run folder where every node sees it"):
+        run_loop(Counting(), tmp_path, LoopConfig(steps=3), stage="count", progress=progress, group=Elsewhere())

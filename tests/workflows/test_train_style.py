@@ -5,8 +5,10 @@ import json
 
 import pytest
 
+from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
 from nucstyle.workflows.load import load_judge
+from nucstyle.workflows.style_selection import Selection
 
 TINY = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0")
 
@@ -89,7 +91,9 @@ def test_a_judge_is_trained_on_the_masks_that_may_be_seen(run_verb, manifest, tm
     load_judge(path)
 
 
-def test_the_best_model_by_validation_images_is_taken(run_verb, manifest, tmp_path):
+@pytest.fixture
+def split_manifest(manifest):
+    """Of each modality an image for validation, and two for training."""
     rows = manifest.read_text().splitlines()
     parts = ["split", *("train" if number % 3 else "validation" for number in range(6))]
     manifest.write_text(
@@ -97,8 +101,15 @@ def test_the_best_model_by_validation_images_is_taken(run_verb, manifest, tmp_pa
             ",split,", ",split,field_of_view"
         )
     )
-    settings = ["--set", "steps=3", *TINY[2:6], "--set", "judge_steps=2", "--set", "measure_every=1"]
-    result = run_verb("train-style", manifest, "--out", "style", *settings, "--set", "checkpoint_every=1")
+    return manifest
+
+
+MEASURED = ("steps=3", "width=4", "size_px=32", "judge_steps=2", "measure_every=1", "checkpoint_every=1")
+MEASURED = tuple(word for setting in MEASURED for word in ("--set", setting))
+
+
+def test_the_best_model_by_validation_images_is_taken(run_verb, split_manifest, tmp_path):
+    result = run_verb("train-style", split_manifest, "--out", "style", *MEASURED)
     assert result.exit_code == 0, result.output
     run = tmp_path / "style"
     lines = [json.loads(line) for line in (run / "measures.jsonl").read_text().splitlines()]
@@ -109,3 +120,47 @@ def test_the_best_model_by_validation_images_is_taken(run_verb, manifest, tmp_pa
     assert metadata(run)["steps"] == best
     assert "Measures on validation images" in (run / "report.html").read_text()
     assert [path.name for path in run.glob("best-*")] == [f"best-{best:06d}.safetensors"]
+
+
+def test_a_run_that_was_killed_while_it_measured_ends_with_the_same_bytes(
+    run_verb, split_manifest, tmp_path, monkeypatch
+):
+    assert run_verb("train-style", split_manifest, "--out", "whole", *MEASURED).exit_code == 0
+
+    def killed(self, step, model, save):
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Selection, "consider", killed)
+    assert run_verb("train-style", split_manifest, "--out", "broken", *MEASURED).exit_code != 0
+    assert not (tmp_path / "broken" / "measures.jsonl").exists()
+    result = run_verb("train-style", split_manifest, "--out", "broken", "--resume", *MEASURED)
+    assert result.exit_code == 0, result.output
+    for name in ("measures.jsonl", "weights.safetensors", "result.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_without_a_measured_model_to_choose_from_the_last_is_taken_and_that_is_said(
+    run_verb, split_manifest, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Selection, "consider", lambda *_: None)
+    result = run_verb("train-style", split_manifest, "--out", "style", *MEASURED)
+    assert result.exit_code == 0, result.output
+    assert "no measured model is there to choose from" in result.output
+    assert json.loads((tmp_path / "style" / "result.json").read_text())["taken_step"] == 3
+
+
+def test_what_models_are_chosen_by_is_part_of_the_config_and_read_before_the_training(
+    run_verb, split_manifest, tmp_path
+):
+    assert run_verb("train-style", split_manifest, "--out", "plain", *TINY).exit_code == 0
+    assert run_verb("train-style", split_manifest, "--out", "chosen", *MEASURED).exit_code == 0
+    plain, chosen = (read_config(tmp_path / run)["data"] for run in ("plain", "chosen"))
+    assert "validation" not in plain
+    assert chosen["validation"]["images"] == 2
+    (split_manifest.parent / "labels" / "field-3.png").write_bytes(b"no picture")
+    result = run_verb("train-style", split_manifest, "--out", "refused", *MEASURED)
+    assert result.exit_code == 2
+    assert "field-3.png" in result.output
+    assert not (tmp_path / "refused").exists()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import torch
 from annotated_types import Ge, Gt, Le
 from skimage.exposure import equalize_adapthist
 from torch import Tensor
 
-IMPLEMENTATION = "skimage.exposure.equalize_adapthist"
+_IMPLEMENTATION = "skimage.exposure.equalize_adapthist"
 """Others (OpenCV) differ by some grey values, so it is recorded with the parameters."""
 _QUANTILE = 0.99
 
@@ -26,6 +28,21 @@ class ClaheConfig:
     """Tiles a side, each with its own histogram; scikit-image's default."""
     darker_than: Annotated[float, Ge(0), Le(1)] = 0.25
     """Only images whose 99th percentile of the value (largest of R, G, B) is below this are changed; 1 = nearly all."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for weights and models, with the implementation that they are for."""
+        return {**dataclasses.asdict(self), "implementation": _IMPLEMENTATION}
+
+    @classmethod
+    def from_state(cls, values: Mapping[str, Any] | None) -> Self | None:
+        """Make what `state` was of; None for None.
+
+        Raises:
+            KeyError: A value is missing.
+        """
+        if values is None:
+            return None
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 
 def enhance(image: Tensor, config: ClaheConfig) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,8 +11,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from nucstyle.core import clahe as contrast
-from nucstyle.core.clahe import ClaheConfig
+from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.errors import DatasetError, WeightsError
 from nucstyle.modality.clustering import centres_of, distances_to, kmeans
 from nucstyle.modality.features import FEATURES, N_FEATURES, Array, Features, ImageStatistics, measure
@@ -222,7 +220,7 @@ class ModalityModel:
         ]
         values["axes"], values["origin"] = [list(axis) for axis in self.axes], list(self.origin)
         if self.clahe:
-            values["clahe"]["implementation"] = contrast.IMPLEMENTATION
+            values["clahe"] = self.clahe.state()
         return {"format": STATE_FORMAT, **values}
 
     @classmethod
@@ -247,7 +245,7 @@ class ModalityModel:
                 origin=tuple(map(float, state["origin"])),
                 novelty=Novelty(**state["novelty"]),
                 features=FEATURES[FEATURES.index(state["features"])],
-                clahe=_clahe_from(state["clahe"]),
+                clahe=ClaheConfig.from_state(state["clahe"]),
             )
             if not model._is_whole():
                 msg = "its numbers do not fit each other"
@@ -271,13 +269,7 @@ class ModalityModel:
 
 def measure_as(image: Tensor, features: Features, clahe: ClaheConfig | None) -> ImageStatistics:
     """Measure an image, (3, H, W) float32 in [0, 1], after its contrast was enhanced where that is wanted."""
-    return measure(contrast.enhance(image, clahe) if clahe else image, features=features)
-
-
-def _clahe_from(values: dict[str, Any] | None) -> ClaheConfig | None:
-    if values is None:
-        return None
-    return ClaheConfig(**{field.name: values[field.name] for field in dataclasses.fields(ClaheConfig)})
+    return measure(enhance(image, clahe) if clahe else image, features=features)
 
 
 def _tuples(values: Array) -> tuple[tuple[float, ...], ...]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import build, to_table
 from nucstyle.core.errors import OptionError, WeightsError
 from nucstyle.core.precision import Autocast
@@ -19,7 +20,7 @@ from nucstyle.core.protocols import AttributeMode
 from nucstyle.core.rng import generator, integer, uniform
 from nucstyle.style.method import make_networks
 from nucstyle.style.networks import STRIDE, StyleNetworkConfig, TranslationNetworks
-from nucstyle.style.photometry import measure_colours
+from nucstyle.style.photometry import COLOURS, apart, measure_colours
 
 # B = batch, K = modalities, A = attribute size
 
@@ -64,6 +65,12 @@ def image_colours(image: Tensor, polarity: int) -> Tensor:
     return measure_colours(image, polarity) * 2 - 1
 
 
+def colours_apart(colours: Tensor, polarity: int) -> Tensor:
+    """`apart` on the scale of the networks: (6,) in [-1, 1] -> the same, background and objects in the polarity's order."""
+    unit = (colours + 1) / 2
+    return torch.cat(apart(unit[: COLOURS // 2], unit[COLOURS // 2 :], polarity)) * 2 - 1
+
+
 class StyleModel:
     """Moves images between imaging modalities; what sits in an image stays where it is.
 
@@ -73,6 +80,7 @@ class StyleModel:
         attributes: Spread of the attributes of each modality.
         recogniser: (3, H, W) float32 in [0, 1] -> number of the modality.
         autocast: Number format in which the networks compute.
+        contrast: What every image that is given goes through first, as the training images did.
     """
 
     def __init__(
@@ -82,12 +90,14 @@ class StyleModel:
         attributes: AttributeStatistics,
         recogniser: Callable[[Tensor], int],
         autocast: Autocast = nullcontext,
+        contrast: ClaheConfig | None = None,
     ) -> None:
         self._networks = networks.eval()
         self._modalities = tuple(modalities)
         self._attributes = attributes
         self._recogniser = recogniser
         self._autocast = autocast
+        self._contrast = contrast
 
     def __repr__(self) -> str:
         return f"StyleModel(modalities={self._modalities}, architecture={self._networks.config.architecture!r})"
@@ -141,7 +151,8 @@ class StyleModel:
         if self._networks.learns_attribute:
             return noise if mode == "normal" else mean + deviation * noise
         if mode == "normal" or not self._attributes.examples:
-            return (mean + deviation * noise).clamp(-1, 1)
+            drawn, signs = (mean + deviation * noise).clamp(-1, 1), self._networks.polarity[target].tolist()
+            return torch.stack([colours_apart(one, int(sign)) for one, sign in zip(drawn, signs, strict=True)])
         chosen = []
         for number in target.tolist():
             examples = self._attributes.examples[number]
@@ -152,6 +163,7 @@ class StyleModel:
     @torch.no_grad()
     def encode_attribute(self, image: Tensor, modality: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], (B,) -> (B, A): the style of given images (its most likely value, no draw)."""
+        image = self._enhanced(image)
         padded, colours = _to_network(image.to(self.device), margin=0), self._colours(image, modality)
         with self._autocast():
             encoded = self._networks.encode_attribute(padded, modality.to(self.device), colours)
@@ -175,7 +187,7 @@ class StyleModel:
         Returns:
             (B, 3, H, W) float32 in [0, 1] on the model's device, of the same size.
         """
-        device, (height, width) = self.device, image.shape[-2:]
+        device, (height, width), image = self.device, image.shape[-2:], self._enhanced(image)
         padded, colours = _to_network(image.to(device), margin=_MARGIN), self._colours(image, source)
         texture = _texture(attribute, padded.shape[-2], padded.shape[-1])
         made = torch.empty_like(padded)
@@ -190,6 +202,11 @@ class StyleModel:
             made[..., rows, columns] = piece[..., place.inner[0], place.inner[1]].float()
         inner = made[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
         return ((inner + 1) / 2).clamp(0, 1)
+
+    def _enhanced(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the same, as the training images were."""
+        contrast = self._contrast
+        return image if contrast is None else torch.stack([enhance(one, contrast) for one in image])
 
     def _colours(self, image: Tensor, modality: Tensor) -> Tensor:
         """(B, 6) in [-1, 1]."""
@@ -207,7 +224,12 @@ class StyleModel:
         tensors = {f"networks.{name}": tensor for name, tensor in self._networks.state_dict().items()}
         tensors |= {"attributes.mean": self._attributes.mean, "attributes.deviation": self._attributes.deviation}
         tensors |= {f"attributes.examples.{number}": one for number, one in enumerate(self._attributes.examples)}
-        return tensors, {"network": to_table(self._networks.config), "modalities": list(self._modalities)}
+        clahe = self._contrast.state() if self._contrast else None
+        return tensors, {
+            "network": to_table(self._networks.config),
+            "modalities": list(self._modalities),
+            "clahe": clahe,
+        }
 
     @classmethod
     def from_state(
@@ -233,7 +255,7 @@ class StyleModel:
         """
         try:
             config = build(StyleNetworkConfig, values["network"], where="style weights")
-            modalities = list(values["modalities"])
+            modalities, contrast = list(values["modalities"]), ClaheConfig.from_state(values.get("clahe"))
             examples = sorted(name for name in tensors if name.startswith("attributes.examples."))
             attributes = AttributeStatistics(
                 tensors["attributes.mean"],
@@ -246,7 +268,7 @@ class StyleModel:
         networks = make_networks(config, [1] * len(modalities))
         prefix = "networks."
         load(networks, {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)})
-        return cls(networks, modalities, attributes, recogniser, autocast)
+        return cls(networks, modalities, attributes, recogniser, autocast, contrast)
 
 
 class _Tile(NamedTuple):

@@ -96,7 +96,7 @@ def translate_batch(networks: TranslationNetworks, batch: StyleBatch) -> Transla
 def critic_losses(
     critics: Critics, batch: StyleBatch, made: Translation, onehot: Tensor, adversary: losses.Adversary
 ) -> CriticLosses:
-    """What the critics learn from; nothing flows back into the translation.
+    """What the critics learn from, summed over them; nothing flows back into the translation.
 
     Args:
         critics: The critics.
@@ -112,13 +112,13 @@ def critic_losses(
         realness.append(losses.critic_loss(real, fake, adversary))
         modality.append(losses.modality_loss(logits, batch.modality))
     content = losses.modality_loss(critics.content(made.content.code.detach()), batch.modality)
-    return CriticLosses(torch.stack(realness).mean(), torch.stack(modality).mean(), content)
+    return CriticLosses(torch.stack(realness).sum(), torch.stack(modality).sum(), content)
 
 
 def translation_losses(
     networks: TranslationNetworks, critics: Critics, batch: StyleBatch, made: Translation, weights: LossWeights
 ) -> TranslationLosses:
-    """All terms for the encoders and the generator; the critics must be frozen by the caller.
+    """All terms for the encoders and the generator, summed over the critics, which the caller must have frozen.
 
     The six losses of the paper, and those that keep nuclei nuclei: the content of a real image must show its nuclei, and
     the content of a translated image must show those of its source.
@@ -138,8 +138,8 @@ def translation_losses(
     return TranslationLosses(
         cross_cycle=cycle_loss(networks, batch, made) if weights.cross_cycle else zero,
         content=losses.confusion_loss(critics.content(made.content.code)) if weights.content else zero,
-        adversarial=torch.stack([losses.deception_loss(maps, weights.adversary) for maps, _ in judged]).mean(),
-        modality=torch.stack([losses.modality_loss(logits, batch.target) for _, logits in judged]).mean(),
+        adversarial=torch.stack([losses.deception_loss(maps, weights.adversary) for maps, _ in judged]).sum(),
+        modality=torch.stack([losses.modality_loss(logits, batch.target) for _, logits in judged]).sum(),
         reconstruction=losses.reconstruction_loss(made.own, batch.image),
         latent=latent_loss(networks, batch, made) if weights.latent else zero,
         kl=zero if variance is None else losses.kl_loss(made.attribute.mean, variance),

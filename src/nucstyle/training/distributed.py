@@ -2,7 +2,8 @@
 
 Every process draws its own part of each batch and computes gradients of means over it; the gradients are averaged. Since all
 losses are means over the batch, and masked ones are divided by its size, that is the gradient of the joint batch. What must
-not differ between the processes, stopping and skipping a step, they agree on.
+not differ between the processes, stopping and skipping a step, they agree on. The first process writes the run folder, the
+others read it: on several nodes it must lie where all of them see it.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ class Group:
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return bool(shared)
 
+    def agrees(self, value: int) -> bool:
+        """Whether all processes have the same value."""
+        if self.size == 1:
+            return True
+        shared = torch.tensor([value, -value], device=self.device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return int(shared[0]) == -int(shared[1])
+
     def wait(self) -> None:
         """Until every process has come here."""
         if self.size > 1:
@@ -77,9 +86,14 @@ SINGLE = Group()
 """One process by itself."""
 
 
+def process_count() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_distributed() -> bool:
     """Whether `torchrun` started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return process_count() > 1
 
 
 def is_first_process() -> bool:

@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from nucstyle.core.errors import Interrupted, TrainingError
+from nucstyle.core.errors import Interrupted, RunFolderError, TrainingError
 from nucstyle.core.protocols import Progress
 from nucstyle.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from nucstyle.training.distributed import SINGLE, Group
@@ -36,6 +36,10 @@ class LoopConfig:
     """Steps between two lines of the log."""
     max_skipped: Steps = 20
     """The run stops after this many steps in a row whose loss is not finite."""
+
+    def is_kept(self, step: int) -> bool:
+        """Whether a checkpoint is written after a step, however the run goes."""
+        return step % self.checkpoint_every == 0 or step == self.steps
 
 
 class NonFiniteLossError(Exception):
@@ -85,15 +89,18 @@ def run_loop(
         config: How many steps and how often what.
         stage: The name of the stage on the screen.
         progress: Shown to the person.
-        snapshot: Called after each checkpoint with the step, to draw samples.
+        snapshot: Called with the step after each checkpoint, and again where training goes on from one: what it makes may
+            be missing, and need not be made where it is there.
         group: The processes that train together; the first alone writes.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written, `--resume` goes on.
         TrainingError: Too many steps in a row were not finite; the last good checkpoint is kept.
-        RunFolderError: A checkpoint cannot be written.
+        RunFolderError: A checkpoint cannot be written, or the processes do not see the same run folder.
     """
     first = _go_on(trainer, run, config, stage, progress, group)
+    if first and config.is_kept(first) and group.is_first and snapshot is not None:
+        snapshot(first)
     log = Logbook(run / "log.jsonl", step=first) if group.is_first else None
     progress.start(stage, config.steps, "step")
     progress.advance(first)
@@ -108,7 +115,7 @@ def run_loop(
                 _write(log, {"step": step, "skipped": str(error)})
                 _give_up_if(skipped >= config.max_skipped, run, step, str(error))
             stopping = group.any(bool(stop))
-            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
+            if config.is_kept(step) or stopping:
                 if group.is_first:
                     save_checkpoint(run, step, trainer.tensors())
                     if snapshot is not None and not stopping:
@@ -130,6 +137,9 @@ def _go_on(trainer: Trainer, run: Path, config: LoopConfig, stage: str, progress
         group.wait()
     for warning in warnings:
         progress.say(f"warning: {warning}")
+    if not group.agrees(0 if checkpoint is None else checkpoint.step):
+        msg = f"{run}: the processes do not find the same checkpoint; put the run folder where every node sees it"
+        raise RunFolderError(msg)
     if checkpoint is None:
         return 0
     trainer.restore(checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from nucstyle.augment.geometric import CropConfig, RandomCrop
 from nucstyle.core import rng
+from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.errors import ConfigError, DatasetError
 from nucstyle.core.precision import Autocast, Precision
 from nucstyle.core.sample import Sample
@@ -43,6 +44,8 @@ from nucstyle.training.loop import LoopConfig, check_finite, check_gradient, con
 
 _MIN_CROP_PX = {"lookup": 32, "mdmm": 64}
 """The image critics halve a crop four and six times; MDMM's reflect its border at every size."""
+_MIN_CROP_WITH_NORM_PX = 68
+"""An instance norm needs more than one cell after six halvings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,7 @@ class StyleTrainingConfig(LoopConfig):
     """How the style model is trained."""
 
     batch_size: Annotated[int, Ge(2)] = 6
-    """Crops a step; the modalities take turns, however rare."""
+    """Crops a step and process; the modalities take turns, however rare."""
     learning_rate: Annotated[float, Gt(0)] = 2e-4
     """Of Adam, for the translation and the image critic."""
     content_critic_learning_rate: Annotated[float, Gt(0)] = 8e-5
@@ -64,7 +67,7 @@ class StyleTrainingConfig(LoopConfig):
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """Of Adam."""
     gradient_clip: Annotated[float, Gt(0)] = 100.0
-    """Greatest norm of the gradient of the translation; only runaway steps meet it."""
+    """Greatest norm of the gradient, of the translation and of the critics; only runaway steps meet it."""
     content_noise: Annotated[float, Ge(0)] = 0.1
     """Deviation of the noise on the content while training: it keeps images from hiding in it."""
     average_decay: Annotated[float, Ge(0)] = 0.999
@@ -73,8 +76,23 @@ class StyleTrainingConfig(LoopConfig):
     """Steps of the judge that is trained first, on the masks that the run may see; 0 = no judge."""
     measure_every: Annotated[int, Ge(0)] = 0
     """Steps between two measures on validation images, of which the best model is kept; 0 = the last model is taken."""
+    clahe: bool = False
+    """Whether the contrast of dark images is enhanced first (paper, section 2.2). The weights remember it."""
     precision: Precision = "auto"
     """auto, bf16 or fp32."""
+
+    def __post_init__(self) -> None:
+        if self.measure_every % self.checkpoint_every:
+            msg = (
+                f"measure_every must be a multiple of checkpoint_every, since checkpoints are measured, got "
+                f"{self.measure_every} and {self.checkpoint_every}"
+            )
+            raise ConfigError(msg)
+
+    @property
+    def contrast(self) -> ClaheConfig | None:
+        """What images go through first."""
+        return ClaheConfig() if self.clahe else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +108,22 @@ class StyleRecipe:
 
     def __post_init__(self) -> None:
         side, least = self.crop.size_px, _MIN_CROP_PX[self.network.architecture]
+        if self.network.architecture == "mdmm" and self.network.critic_norm == "instance":
+            least = _MIN_CROP_WITH_NORM_PX
         if side < least or side % STRIDE:
             msg = f"crop.size_px must be a multiple of {STRIDE} and at least {least}, got {side}"
+            raise ConfigError(msg)
+        if self.network.architecture == "mdmm":
+            self._check_nuclei()
+
+    def _check_nuclei(self) -> None:
+        """Refuse weights of terms that the published networks cannot compute."""
+        weights = self.weights
+        if weights.nuclei_height:
+            msg = "weights.nuclei_height compares measured heights, which mdmm does not have; set it to 0"
+            raise ConfigError(msg)
+        if (weights.nuclei or weights.nuclei_kept) and not self.network.nucleus_head:
+            msg = "weights.nuclei and weights.nuclei_kept need a head; set network.nucleus_head=true, or both weights to 0"
             raise ConfigError(msg)
 
 
@@ -150,6 +182,8 @@ class StyleBatches:
         for slot, number in enumerate(modality):
             index = self._members[number][rng.integer(0, len(self._members[number]), generator)]
             sample = self._samples[index]
+            if self._recipe.training.contrast is not None:
+                sample = replace(sample, image=enhance(sample.image, self._recipe.training.contrast))
             colours.append(self._colours_of(index, sample, number))
             crops.append(
                 self._crop.augment(sample, rng.generator(self._seed, *place[1:], step * size + slot, sample.id))
@@ -243,7 +277,7 @@ class StyleTrainer:
         self._average = AveragedModel(self.networks, avg_fn=_moving_average(config.average_decay))
 
     def start_from(self, tensors: Mapping[str, Tensor], *, where: str) -> None:
-        """Begin with the networks of another training; critics and moments begin anew.
+        """Begin with the networks of another training; critics, moments and the signs of the modalities are this one's.
 
         Args:
             tensors: Of the networks, by name.
@@ -252,7 +286,7 @@ class StyleTrainer:
         Raises:
             WeightsError: They do not fit.
         """
-        load_state(self.networks, tensors, where=where)
+        load_state(self.networks, {**tensors, "polarity": self.networks.polarity}, where=where)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw, translate, teach the critics, teach the translation, average (algorithm of MDMM, section 3)."""
@@ -266,14 +300,14 @@ class StyleTrainer:
             criticism = critic_losses(self.critics, batch, made, onehot, adversary)
         parts = {f"critic_{name}": value for name, value in criticism._asdict().items()}
         check_finite(parts, self._group)
-        self._update((self._image_critic, self._content_critic), criticism.total())
+        norms = {"critic_gradient": self._update((self._image_critic, self._content_critic), criticism.total())}
         with frozen(self.critics), self._autocast():
             losses = translation_losses(self.networks, self.critics, batch, made, self._recipe.weights)
         parts |= losses._asdict()
         check_finite(parts, self._group)
-        self._update((self._translation,), losses.total(self._recipe.weights), clip=self._recipe.training.gradient_clip)
+        norms["gradient"] = self._update((self._translation,), losses.total(self._recipe.weights))
         self._average.update_parameters(self.networks)
-        return {name: value.detach() for name, value in parts.items()}
+        return {name: value.detach() for name, value in (parts | norms).items()}
 
     def _teach_content_critic(self, step: int, extra: int) -> None:
         """One update of the content critic alone, on a batch of its own."""
@@ -286,16 +320,18 @@ class StyleTrainer:
         check_finite({"critic_content": loss}, self._group)
         self._update((self._content_critic,), loss)
 
-    def _update(self, optimizers: Sequence[torch.optim.Optimizer], loss: Tensor, *, clip: float = float("inf")) -> None:
-        """Back through the loss, average over the processes, clip, step."""
+    def _update(self, optimizers: Sequence[torch.optim.Optimizer], loss: Tensor) -> Tensor:
+        """Back through the loss, average over the processes, clip, step; returns the norm of the gradient before."""
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
         self._group.average_gradients(parameters)
-        check_gradient(nn.utils.clip_grad_norm_(parameters, clip))
+        norm = nn.utils.clip_grad_norm_(parameters, self._recipe.training.gradient_clip)
+        check_gradient(norm)
         for optimizer in optimizers:
             optimizer.step()
+        return norm
 
     def _set_rates(self, step: int) -> None:
         config = self._recipe.training
@@ -339,7 +375,8 @@ class StyleTrainer:
         networks = cast("TranslationNetworks", self._average.module)
         count, size = len(modalities), networks.attribute_size
         spread = attributes or AttributeStatistics(torch.zeros(count, size), torch.ones(count, size))
-        return StyleModel(networks, modalities, spread, recogniser, autocast=self._autocast)
+        contrast = self._recipe.training.contrast
+        return StyleModel(networks, modalities, spread, recogniser, autocast=self._autocast, contrast=contrast)
 
 
 def measure_attributes(model: StyleModel, samples: Sequence[Sample], modalities: Sequence[int]) -> AttributeStatistics:

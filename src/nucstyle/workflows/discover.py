@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nucstyle.core.clahe import IMPLEMENTATION, ClaheConfig
+from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.config import build, with_overrides
 from nucstyle.core.errors import OptionError, RunFolderError
 from nucstyle.core.protocols import SILENT, Progress
@@ -66,7 +66,7 @@ class DiscoverConfig:
         if self.k is not None:
             table["k"] = self.k
         if self.clahe:
-            table["clahe"] = {**asdict(self.clahe), "implementation": IMPLEMENTATION}
+            table["clahe"] = self.clahe.state()
         return table
 
 

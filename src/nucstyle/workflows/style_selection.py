@@ -37,7 +37,7 @@ class Selection:
         validation: Images to restyle, each with its modality.
         train: Training images, each with its modality.
         modality_model: Of the run.
-        judge: Gives the run's judge, once it is trained; None = there is none.
+        judge: The run's.
         trunk: For features.
         seed: Of the styles drawn.
     """
@@ -49,7 +49,7 @@ class Selection:
         validation: Dataset,
         train: Dataset,
         modality_model: ModalityModel,
-        judge: Callable[[], Judge | None],
+        judge: Judge,
         trunk: Lite0Trunk,
         seed: int,
     ) -> None:
@@ -72,27 +72,25 @@ class Selection:
         """
         pairs = self._measured_pairs(model)
         found = quality(pairs)
-        if found is None:
+        if found is None:  # no source is well enough separated
             return
         earlier = [line for line in self.lines() if line["step"] < step]
         goals = [goal_shares(pair) for pair in pairs if pair["draws"]]
         line = {"step": step, "quality": round(found, 6)}
         line |= {letter: round(float(np.mean([min(1.0, one[letter]) for one in goals])), 6) for letter in goals[0]}
-        best = max((one["quality"] for one in earlier), default=-1.0)
+        best, path = max((one["quality"] for one in earlier), default=-1.0), self._run / _BEST.format(step)
         if line["quality"] > best:
-            save(self._run / _BEST.format(step))
-            for old in self._run.glob(_BEST.replace("{:06d}", "*")):
-                if old.name != _BEST.format(step):
-                    old.unlink()
+            save(path)
         write_text(self._run / MEASURES, "".join(json.dumps(one) + "\n" for one in [*earlier, line]))
+        if line["quality"] > best:  # now that the line says so, the older ones are no longer needed
+            for old in self._run.glob(_BEST.replace("{:06d}", "*")):
+                if old != path:
+                    old.unlink()
 
     def _measured_pairs(self, model: Translator) -> list[dict[str, Any]]:
-        """Every pair of different modalities; empty where nothing can be judged."""
-        measurer = self._ready()
-        if measurer is None:
-            return []
-        pairs = []
-        for source, target in permutations(measurer.modalities, 2):
+        """Every pair of different modalities."""
+        pairs, measurer = [], self._ready()
+        for source, target in permutations(measurer.real, 2):
             draws, _ = measurer.draw(model, source, target, draws=DRAWS, seed=self._seed)
             pairs.append(measurer.summary(source, target, draws))
         return pairs
@@ -106,27 +104,24 @@ class Selection:
         return read_log(self._run / MEASURES)
 
     def best(self) -> tuple[int, Path] | None:
-        """Step and file of the best model; None where nothing was measured."""
-        lines = self.lines()
-        if not lines:
+        """Step and file of the best model whose file is there; None where there is none."""
+        stored = [(line, self._run / _BEST.format(int(line["step"]))) for line in self.lines()]
+        stored = [(line, path) for line, path in stored if path.is_file()]
+        if not stored:
             return None
-        step = int(max(lines, key=lambda line: line["quality"])["step"])
-        path = self._run / _BEST.format(step)
-        return (step, path) if path.is_file() else None
+        line, path = max(stored, key=lambda pair: pair[0]["quality"])
+        return int(line["step"]), path
 
-    def _ready(self) -> Measurer | None:
+    def _ready(self) -> Measurer:
         if self._measurer is None:
-            judge = self._judge()
-            if judge is None or not any(record.labels is not None for record in self._validation.records):
-                return None
-            signs = {one.name: one.polarity for one in self._model.modalities}
             self._measurer = Measurer(
                 self._validation,
                 self._train,
-                judge,
+                self._judge,
                 self._trunk,
                 self._model.names,
-                signs=signs,
+                polarity=[one.polarity for one in self._model.modalities],
+                trust_masks=False,
                 reference_images=_REFERENCE_IMAGES,
             )
         return self._measurer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from nucstyle.core.config import to_table
 from nucstyle.core.errors import OptionError, WeightsError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, deterministic, resolve_precision
-from nucstyle.core.protocols import SILENT, Judge, Progress
+from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
 from nucstyle.data.run_folder import RunFolder, check_target
@@ -23,7 +23,14 @@ from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import style_grid
 from nucstyle.style.model import StyleModel
-from nucstyle.training.distributed import SINGLE, Group, device_of_process, is_first_process, process_group
+from nucstyle.training.distributed import (
+    SINGLE,
+    Group,
+    device_of_process,
+    is_first_process,
+    process_count,
+    process_group,
+)
 from nucstyle.training.judge_trainer import JudgeRecipe, JudgeTrainer
 from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
@@ -51,15 +58,30 @@ class StyleRun:
     """Style weights to go on from."""
     validation: Dataset | None = None
     """Images to choose the best model by, each with its modality."""
+    processes: int = 1
+    """How many train together, each with batches of its own."""
+
+    @property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """Number format of the training."""
+        return resolve_precision(self.recipe.training.precision, self.device)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether models are measured while training, and the best is taken: it needs a judge, and masks to judge by."""
+        training, validation = self.recipe.training, self.validation
+        wanted = training.measure_every and training.judge_steps and len(self.train.annotated())
+        return bool(wanted and validation is not None and len(validation.annotated()))
 
     def config(self) -> dict[str, Any]:
         """What determines the result, for `config.toml`."""
-        modalities = list(self.modality_model.names)
-        data = {**data_fingerprint(self.train), "modalities": modalities}
-        precision = resolve_precision(self.recipe.training.precision, self.device)
-        number = {"device": self.device.partition(":")[0], "precision": precision}
+        data = {**data_fingerprint(self.train), "modalities": list(self.modality_model.names)}
+        if self.chooses and self.validation is not None:
+            data["validation"] = data_fingerprint(self.validation)
+        number = {"device": self.device.partition(":")[0], "precision": self.precision}
+        together = {"processes": self.processes} if self.processes > 1 else {}
         start = {"init_sha256": self.init.sha256} if self.init else {}
-        table = {"verb": "train-style", "seed": self.seed, **number, **start, "data": data}
+        table = {"verb": "train-style", "seed": self.seed, **number, **together, **start, "data": data}
         return {**table, "recipe": to_table(self.recipe)}
 
 
@@ -119,7 +141,10 @@ def train_style(
     visible = masked(named, annotated, found.model.names)
     train, validation = visible.training_part(), visible.part("validation")
     train.read_all(progress)
-    style_run = StyleRun(train, found.model, settled, seed, place, start_from(init, settled, found.model), validation)
+    start = start_from(init, settled, found.model)
+    style_run = StyleRun(train, found.model, settled, seed, place, start, validation, process_count())
+    if style_run.chooses:
+        validation.read_all(progress)
     warn_without_masks(train, progress)
     style_run_batches(style_run)  # refuses what cannot be trained on, before anything is written
     with process_group(place) as group:
@@ -207,13 +232,12 @@ def style_run_batches(style_run: StyleRun) -> StyleBatches:
 def make_trainer(style_run: StyleRun, group: Group) -> StyleTrainer:
     """A trainer with the weights at the start."""
     recipe = style_run.recipe
-    precision = resolve_precision(recipe.training.precision, style_run.device)
     trainer = StyleTrainer(
         style_run_batches(style_run),
         [modality.polarity for modality in style_run.modality_model.modalities],
         recipe,
         device=style_run.device,
-        autocast=autocast(style_run.device, precision),
+        autocast=autocast(style_run.device, style_run.precision),
         seed=style_run.seed,
         trunk=load_trunk().to(style_run.device),
         group=group,
@@ -237,10 +261,10 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
     if group.any(run.is_finished()):
         return
     recipe, model_of = style_run.recipe, style_run.modality_model
-    precision = resolve_precision(recipe.training.precision, style_run.device)
-    run.write_environment(device=style_run.device, precision=precision)
-    trainer = make_trainer(style_run, group)
-    sources, selection = _grid_sources(style_run), _selection(run, style_run)
+    run.write_environment(device=style_run.device, precision=style_run.precision)
+    trainer, sources = make_trainer(style_run, group), _grid_sources(style_run)
+    fit_judge(run, style_run, progress=progress)
+    selection = _selection(run, style_run) if style_run.chooses else None
 
     def save(path: Path, step: int) -> None:
         spread = measure_attributes(
@@ -252,18 +276,18 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
         save_style(path, trainer.model(model_of.names, model_of.number, spread), model_of, origin)
 
     def snapshot(step: int) -> None:
-        draw_style_grid(
-            run.path / "samples" / f"grid-{step:06d}.png", trainer.model(model_of.names, model_of.number, None), sources
-        )
-        if selection is not None and selection.is_due(step, recipe.training.steps):
+        grid = run.path / "samples" / f"grid-{step:06d}.png"
+        if not grid.exists():
+            draw_style_grid(grid, trainer.model(model_of.names, model_of.number, None), sources)
+        if selection is not None and selection.is_due(step, recipe.training.steps) and not selection.has(step):
             partial = run.path / "measured.safetensors"
             save(partial, step)
             progress.say(f"measuring the model of step {step} on validation images")
-            selection.consider(step, load_style(partial, device=style_run.device), lambda path: partial.replace(path))
+            model = load_style(partial, device=style_run.device, precision=style_run.precision)
+            selection.consider(step, model, lambda path: partial.replace(path))
             partial.unlink(missing_ok=True)
 
     with deterministic(style_run.device):
-        fit_judge(run, style_run, progress=progress)
         run_loop(
             trainer,
             run.path,
@@ -273,11 +297,9 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
             snapshot=snapshot,
             group=group,
         )
-        last = recipe.training.steps
-        measured = selection is None or not selection.is_due(last, last) or selection.has(last)
-        if not measured or not (run.path / "samples" / f"grid-{last:06d}.png").exists():
-            snapshot(last)  # the run ended between its last checkpoint and its last picture
         best = selection.best() if selection is not None else None
+        if selection is not None and best is None:
+            progress.say("warning: no measured model is there to choose from; the last one is taken")
         if best is None:
             save(run.path / WEIGHTS, recipe.training.steps)
         else:
@@ -296,23 +318,16 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
     )
 
 
-def _selection(run: RunFolder, style_run: StyleRun) -> Selection | None:
-    """What chooses the best model, where the recipe and the data allow a choice."""
-    every = style_run.recipe.training.measure_every
-    if not every or style_run.validation is None or not len(style_run.validation):
-        return None
-
-    def judge() -> Judge | None:
-        folder = run.path / "judge"
-        return load_judge(folder, device=style_run.device) if (folder / WEIGHTS).is_file() else None
-
+def _selection(run: RunFolder, style_run: StyleRun) -> Selection:
+    """What chooses the best model."""
+    assert style_run.validation is not None
     return Selection(
         run.path,
-        every,
+        style_run.recipe.training.measure_every,
         style_run.validation,
         style_run.train,
         style_run.modality_model,
-        judge,
+        load_judge(run.path / "judge", device=style_run.device, precision=style_run.precision),
         load_trunk(),
         style_run.seed,
     )
@@ -331,7 +346,6 @@ def fit_judge(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> Non
     if not steps or not len(train):
         return
     recipe = JudgeRecipe(steps=steps)
-    precision = resolve_precision(style_run.recipe.training.precision, style_run.device)
     config = {
         "verb": "train-judge",
         "seed": style_run.seed,
@@ -346,10 +360,11 @@ def fit_judge(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> Non
             numbers(style_run.modality_model, train.records),
             recipe,
             device=style_run.device,
-            autocast=autocast(style_run.device, precision),
+            autocast=autocast(style_run.device, style_run.precision),
             seed=style_run.seed,
         )
-        run_loop(trainer, sub.path, recipe, stage="train judge", progress=progress)
+        with deterministic(style_run.device):
+            run_loop(trainer, sub.path, recipe, stage="train judge", progress=progress)
         save_judge(
             sub.path / WEIGHTS, trainer.judge(), provenance(train, style_run.recipe.name, style_run.seed, recipe.steps)
         )
