@@ -187,6 +187,7 @@ def evaluate_style(
     ] = "validation",
     judge: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="The network that sees nuclei.")] = "dsb2018",
     draws: Annotated[int, typer.Option(min=1, help="Restyled images of each pair of modalities.")] = 40,
+    rows: Annotated[int, typer.Option(min=1, help="Images of each modality in its grid.")] = 4,
     min_kept: Annotated[
         float,
         typer.Option(min=0, max=1, help="Fail if in a pair a smaller share of them keeps its nuclei."),
@@ -210,6 +211,7 @@ def evaluate_style(
                 on=workflow.part_name(on),
                 judge=judge,
                 draws=draws,
+                rows=rows,
                 seed=seed,
                 device=device,
                 format=format_,

@@ -13,6 +13,7 @@ from PIL import Image
 from nucstyle.core.errors import DatasetError, MeasureError
 from nucstyle.core.rng import generator, seeded
 from nucstyle.data.dataset import open_dataset
+from nucstyle.data.image_io import read_image
 from nucstyle.report.tables import missed, pair_table
 from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
 from nucstyle.workflows import style_measures
@@ -241,11 +242,15 @@ def test_the_verb_writes_measures_grids_and_a_gallery(run_verb, manifest, judge_
     assert all(math.isfinite(one["diversity"]) for one in written["modalities"].values())
     assert len(pair_table(written)) == 5
     assert all(one < 0.02 for one in written["seam_error"].values())
-    names = {path.name for path in (tmp_path / "measured" / "samples").iterdir()}
+    samples = tmp_path / "measured" / "samples"
+    names = {path.name for path in samples.iterdir()}
     assert {"grid-00-grey-on-black.png", "grid-01-purple-on-white.png", "failure-00.png", "failure-01.png"} <= names
     page = (tmp_path / "measured" / "report.html").read_text()
     assert "Every pair of modalities" in page
     assert all(one["reason"] in page for one in written["gallery"])
+    assert run_verb(*verb[:4], "--out", "small", *verb[6:], "--rows", 1).exit_code == 0
+    of_one_image = read_image(tmp_path / "small" / "samples" / "grid-00-grey-on-black.png")[0]
+    assert of_one_image.shape[1] < 0.6 * read_image(samples / "grid-00-grey-on-black.png")[0].shape[1]
     again = run_verb(*verb, "--overwrite")
     assert again.exit_code == 0
     assert json.loads((tmp_path / "measured" / "result.json").read_text()) == written

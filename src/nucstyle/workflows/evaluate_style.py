@@ -27,8 +27,6 @@ from nucstyle.workflows.load import find_weights, load_judge, load_trunk, style_
 from nucstyle.workflows.provenance import data_fingerprint
 from nucstyle.workflows.style_measures import Measurer, Window
 
-GRID_ROWS = 4
-"""Sources of each modality in the grids."""
 GALLERY = 12
 """Worst draws in the gallery of failures."""
 _TILE_PX = 160
@@ -71,6 +69,7 @@ def evaluate_style(
     on: Literal["validation", "test"] = "validation",
     judge: Path | str = "dsb2018",
     draws: int = 40,
+    rows: int = 4,
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
@@ -86,6 +85,7 @@ def evaluate_style(
         on: The part whose images are restyled.
         judge: Name of shipped weights, a file or a run: the network that says where nuclei are.
         draws: Restyled images of each pair of modalities.
+        rows: Images of each modality in its grid, as far as there are so many and so many draws.
         seed: Of the styles drawn.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
@@ -138,7 +138,9 @@ def evaluate_style(
             "seed": seed,
             "on": on,
             "draws": draws,
-            **measure_pairs(run.path / "samples", measurer, model, draws=draws, seed=seed, progress=progress),
+            **measure_pairs(
+                run.path / "samples", measurer, model, draws=draws, rows=rows, seed=seed, progress=progress
+            ),
             "seam_error": {name: seam_error(model, measurer, name) for name in measurer.real},
             "absent": absent,
         }
@@ -148,7 +150,7 @@ def evaluate_style(
 
 
 def measure_pairs(
-    samples: Path, measurer: Measurer, model: Translator, *, draws: int, seed: int, progress: Progress
+    samples: Path, measurer: Measurer, model: Translator, *, draws: int, rows: int, seed: int, progress: Progress
 ) -> dict[str, Any]:
     """Measure every pair, and draw the grids and the gallery of failures.
 
@@ -164,7 +166,7 @@ def measure_pairs(
             measured, kept = measurer.draw(model, source, target, draws=draws, seed=seed, keep=draws)
             row = measurer.summary(source, target, measured)
             pairs.append(row)
-            columns.append(kept[:GRID_ROWS])
+            columns.append(kept[: min(rows, len(set(measured.ids)))])
             if source != target and kept:
                 worst = min(range(len(kept)), key=lambda k: measured.dice[k])
                 share = measured.dice[worst] / measurer.dice_asked(source, target)
@@ -241,9 +243,13 @@ def with_modalities(dataset: Dataset, model: ModalityModel, progress: Progress) 
             taken[named, found.name] += 1
         progress.advance(done)
     for (named, name), count in sorted(taken.items()):
-        progress.say(f"warning: the style model does not know {named}; images of it that are measured as {name}: {count}")
+        progress.say(
+            f"warning: the style model does not know {named}; images of it that are measured as {name}: {count}"
+        )
     if new:
-        progress.say(f"warning: images that look like none of the style model's modalities, so the nearest is taken: {new}")
+        progress.say(
+            f"warning: images that look like none of the style model's modalities, so the nearest is taken: {new}"
+        )
     return dataset.with_records(records)
 
 
