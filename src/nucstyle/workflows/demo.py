@@ -125,7 +125,13 @@ def _train_style(
     path: Path, dataset: Dataset, found: Discovery, config: DemoConfig, seed: int, device: str, progress: Progress
 ) -> None:
     recipe = style_recipe(
-        "lite", [f"steps={config.style_steps}", f"checkpoint_every={config.checkpoint_every}", "judge_steps=0"]
+        "lite",
+        [
+            f"steps={config.style_steps}",
+            f"checkpoint_every={config.checkpoint_every}",
+            "judge_steps=0",
+            "measure_every=0",
+        ],
     )
     style_run = StyleRun(dataset.part("train", keep=True), found.model, recipe, seed, device)
     with RunFolder.open(path, style_run.config(), resume=True) as run:
