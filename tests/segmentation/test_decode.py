@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from nucstyle.core.rng import generator
 from nucstyle.core.sample import Prediction
 from nucstyle.segmentation.decode import decode, paste
+from nucstyle.segmentation.detector import InferenceConfig
 
 edges = st.floats(-20, 60, width=32)
 
 
-def read(prediction, *, score=0.5, mask_threshold=0.5):
-    return decode(prediction, score=score, mask_threshold=mask_threshold)
+def read(prediction, *, score=0.5, mask_threshold=0.5, **options):
+    return decode(prediction, InferenceConfig(score=score, mask_threshold=mask_threshold, **options))
 
 
 def soft_disc(side=28, radius=0.9):
@@ -165,3 +166,59 @@ def test_329_discs_are_329_nuclei(prediction_of):
     areas = torch.bincount(decoded.labels.flatten())[1:]
     assert (areas - areas.float().mean()).abs().max() < 1
     assert float(areas[0]) == pytest.approx(math.pi * (0.9 * 8) ** 2, rel=0.05)
+
+
+# what the published recipes do to single nuclei
+
+
+def ring(side=28):
+    mask = torch.ones(side, side)
+    mask[8:20, 8:20] = 0
+    return mask
+
+
+def test_holes_are_filled_where_that_is_asked_for(prediction_of):
+    prediction = prediction_of([(0, 0, 28, 28)], masks=ring()[None])
+    assert int((read(prediction).labels > 0).sum()) == 28 * 28 - 144
+    assert int((read(prediction, fill_holes=True).labels > 0).sum()) == 28 * 28
+
+
+def test_the_pixels_of_a_better_nucleus_in_a_hole_stay_its_own(prediction_of):
+    masks = torch.stack([torch.ones(28, 28), ring()])
+    labels = read(prediction_of([(10, 10, 18, 18), (0, 0, 28, 28)], masks=masks), fill_holes=True).labels
+    assert int((labels == 1).sum()) == 64
+    assert int((labels == 2).sum()) == 28 * 28 - 64
+
+
+def test_gaps_of_a_pixel_are_closed(prediction_of):
+    mask = torch.ones(28, 28)
+    mask[14, :] = 0
+    prediction = prediction_of([(0, 0, 28, 28)], masks=mask[None])
+    assert not read(prediction).labels[14, 14]
+    closed = read(prediction, close=True).labels
+    assert closed[14, 1:27].all()
+    assert not closed[29:].any()
+
+
+def test_a_nucleus_grows_by_a_cross_but_not_out_of_the_image_nor_into_others(prediction_of):
+    labels = read(prediction_of([(10, 10, 14, 14)]), dilate=True).labels
+    assert int(labels.sum()) == 16 + 4 * 4
+    assert labels[9, 10:14].all()
+    assert not labels[9, 9]
+    assert int(read(prediction_of([(0, 0, 4, 4)]), dilate=True).labels.sum()) == 16 + 8
+    pair = read(prediction_of([(0, 0, 4, 4), (5, 0, 9, 4)]), dilate=True).labels
+    assert (pair[:4, 4] == 1).all()
+    assert (pair[:4, 5:9] == 2).all()
+
+
+def test_nuclei_that_fall_apart_are_dropped_where_that_is_asked_for(prediction_of):
+    prediction = prediction_of([(10, 0, 14, 30), (0, 10, 30, 16)])  # a better one across the second
+    assert len(read(prediction).scores) == 2
+    assert len(read(prediction, drop_fragments=True).scores) == 1
+
+
+@pytest.mark.parametrize(("least", "left"), [(0, 2), (9, 2), (10, 1), (17, 0)])
+def test_nuclei_of_few_pixels_are_not_written(prediction_of, least, left):
+    prediction = prediction_of([(0, 0, 4, 4), (10, 10, 13, 13)])
+    decoded = read(prediction, min_area_px=least)
+    assert len(decoded.scores) == int(decoded.labels.max()) == left

@@ -23,8 +23,12 @@ def rectangles(*corners, size=(20, 30)):
     return sample_with(labels)
 
 
-def target_of(sample, *, max_nuclei=100, min_side_px=1, seed=0):
-    return to_detection_target(sample, max_nuclei=max_nuclei, min_side_px=min_side_px, generator=generator(seed))
+def target_of(sample, *, min_side_px=1):
+    return to_detection_target(sample, min_side_px=min_side_px)
+
+
+def masks_of(target):
+    return target["label_map"] == target["numbers"][:, None, None]
 
 
 def as_set(target):
@@ -36,12 +40,12 @@ def test_boxes_end_after_the_last_pixel_so_that_one_pixel_is_a_box_of_area_one()
     target = target_of(rectangles(*corners))
     assert as_set(target) == set(corners)
     widths, heights = (target["boxes"][:, 2:] - target["boxes"][:, :2]).unbind(1)
-    assert (widths * heights).tolist() == target["masks"].sum(dim=(1, 2)).tolist()
+    assert (widths * heights).tolist() == masks_of(target).sum(dim=(1, 2)).tolist()
 
 
 def test_box_and_mask_of_an_entry_belong_to_the_same_nucleus():
     target = target_of(rectangles((3, 4, 10, 9), (15, 1, 16, 2), (20, 10, 28, 20), (0, 15, 9, 18)))
-    for box, mask in zip(target["boxes"], target["masks"], strict=True):
+    for box, mask in zip(target["boxes"], masks_of(target), strict=True):
         assert torch.equal(boxes(mask.to(torch.int32))[0], box)
 
 
@@ -50,33 +54,20 @@ def test_types_are_those_that_torchvision_asks_for():
     assert {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in target.items()} == {
         "boxes": ((2, 4), torch.float32),
         "labels": ((2,), torch.int64),
-        "masks": ((2, 20, 30), torch.uint8),
+        "numbers": ((2,), torch.int32),
+        "label_map": ((20, 30), torch.int32),
+        "ignored": ((0, 4), torch.float32),
     }
     assert target["labels"].tolist() == [1, 1]
-    assert target["masks"].max() == 1
 
 
 @pytest.mark.parametrize(("min_side_px", "left"), [(1, 3), (2, 2), (3, 2), (4, 1)])
-def test_slivers_are_left_out_by_their_narrower_side(min_side_px, left):
-    sample = rectangles((0, 0, 20, 1), (0, 5, 3, 15), (10, 5, 18, 15))
-    assert len(target_of(sample, min_side_px=min_side_px)["boxes"]) == left
-
-
-def test_of_too_many_nuclei_as_many_are_chosen_at_random_as_are_allowed():
-    corners = [(x, y, x + 2, y + 2) for x in range(0, 30, 3) for y in range(0, 18, 3)]
-    sample = rectangles(*corners)
-    chosen = [as_set(target_of(sample, max_nuclei=10, seed=seed)) for seed in range(30)]
-    assert {len(one) for one in chosen} == {10}
-    assert all(one < set(corners) for one in chosen)
-    assert set.union(*chosen) == set(corners)
-    assert chosen[0] == as_set(target_of(sample, max_nuclei=10, seed=0))
-    assert chosen[0] != chosen[1]
-
-
-def test_the_limit_is_not_spent_on_slivers():
-    sample = rectangles(*[(x, 0, x + 1, 1) for x in range(0, 30, 2)], (5, 5, 10, 10), (15, 5, 20, 10))
-    for seed in range(10):
-        assert len(target_of(sample, max_nuclei=2, min_side_px=3, seed=seed)["boxes"]) == 2
+def test_slivers_are_left_out_by_their_narrower_side_and_listed(min_side_px, left):
+    corners = [(0, 0, 20, 1), (0, 5, 3, 15), (10, 5, 18, 15)]
+    target = target_of(rectangles(*corners), min_side_px=min_side_px)
+    assert len(target["boxes"]) == len(target["numbers"]) == left
+    assert as_set(target) | {tuple(box) for box in target["ignored"].tolist()} == set(corners)
+    assert len(target["ignored"]) == 3 - left
 
 
 def test_an_image_without_annotation_is_refused_by_its_name():
@@ -89,7 +80,7 @@ def test_an_image_in_which_nothing_is_left_has_a_target_of_no_nuclei(labels):
     target = target_of(sample_with((labels > 0).int() * 0 if not labels.any() else labels), min_side_px=9)
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].shape == (0,)
-    assert target["masks"].shape == (0, 8, 9)
+    assert target["numbers"].shape == (0,)
 
 
 def test_a_thousand_random_crops_have_no_degenerate_box_and_none_is_lost(sample_of):
@@ -99,13 +90,14 @@ def test_a_thousand_random_crops_have_no_degenerate_box_and_none_is_lost(sample_
     empty = 0
     for number in range(1000):
         crop = cut.augment(fields[number % 5], drawing)
-        target = to_detection_target(crop, max_nuclei=50, min_side_px=3, generator=drawing)
+        target = to_detection_target(crop, min_side_px=3)
         found = target["boxes"]
         assert crop.size == (48, 48)
         assert ((found[:, 2:] - found[:, :2]) >= 3).all()
         assert found.numel() == 0 or (float(found.min()) >= 0 and float(found.max()) <= 48)
-        assert target["masks"].any(dim=2).any(dim=1).all()
-        assert len(found) == len(target["labels"]) == len(target["masks"])
+        assert masks_of(target).any(dim=2).any(dim=1).all()
+        assert len(found) == len(target["labels"]) == len(target["numbers"])
+        assert len(found) + len(target["ignored"]) == int(crop.labels.max())
         empty += len(found) == 0
     assert 0 < empty < 500
 

@@ -9,8 +9,10 @@ from nucstyle.core.config import build
 from nucstyle.core.errors import ConfigError, WeightsError
 from nucstyle.core.precision import autocast
 from nucstyle.core.rng import generator
+from nucstyle.core.sample import Sample
 from nucstyle.data.weights import load_state
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
+from nucstyle.segmentation.targets import to_detection_target
 
 
 def image_of(height, width, seed=0):
@@ -22,9 +24,9 @@ def load(module, tensors):
 
 
 def target_of(side):
-    masks = torch.zeros(1, side, side, dtype=torch.uint8)
-    masks[0, 5:25, 10:30] = 1
-    return {"boxes": torch.tensor([[10.0, 5.0, 30.0, 25.0]]), "labels": torch.tensor([1]), "masks": masks}
+    labels = torch.zeros(side, side, dtype=torch.int32)
+    labels[5:25, 10:30] = 1
+    return to_detection_target(Sample(id="one", image=torch.zeros(3, side, side), labels=labels), min_side_px=1)
 
 
 @pytest.mark.parametrize("size", [(256, 256), (64, 96), (40, 50), (1, 1), (1, 50)])
@@ -44,7 +46,7 @@ def test_training_sees_the_pixels_and_boxes_as_they_are_too(segmenter):
     batch, moved = segmenter.network.transform([image], [target])
     assert torch.equal(batch.tensors[0], image)
     assert torch.equal(moved[0]["boxes"], target["boxes"])
-    assert torch.equal(moved[0]["masks"], target["masks"])
+    assert torch.equal(moved[0]["label_map"], target["label_map"])
 
 
 def test_more_than_a_hundred_boxes_come_through(segmenter_of):
@@ -66,8 +68,14 @@ def test_every_cap_of_torchvision_is_the_configs(segmenter_of):
         proposals_after_nms_train=12,
         proposals_before_nms=13,
         proposals_after_nms=14,
+        proposal_nms_iou=0.61,
+        proposal_foreground_iou=0.62,
+        proposal_background_iou=0.23,
         anchors_per_image=15,
+        anchors_positive=0.4,
         regions_per_image=16,
+        regions_positive=0.33,
+        region_foreground_iou=0.45,
         max_nuclei=17,
         box_score=0.18,
         box_nms_iou=0.19,
@@ -81,6 +89,10 @@ def test_every_cap_of_torchvision_is_the_configs(segmenter_of):
     assert rpn._post_nms_top_n == {"training": 12, "testing": 14}
     assert rpn.fg_bg_sampler.batch_size_per_image == 15
     assert heads.fg_bg_sampler.batch_size_per_image == 16
+    assert (rpn.fg_bg_sampler.positive_fraction, heads.fg_bg_sampler.positive_fraction) == (0.4, 0.33)
+    assert rpn.nms_thresh == 0.61
+    assert (rpn.proposal_matcher.high_threshold, rpn.proposal_matcher.low_threshold) == (0.62, 0.23)
+    assert heads.proposal_matcher.high_threshold == heads.proposal_matcher.low_threshold == 0.45
     assert (heads.detections_per_img, heads.score_thresh, heads.nms_thresh) == (17, 0.18, 0.19)
     assert heads.box_head.part.fc7.out_features == 20
     assert len(heads.mask_head.part) == 2

@@ -1,7 +1,6 @@
-"""Test-time augmentation: every view is undone exactly, so views that agree change nothing."""
+"""Test-time augmentation and tiles: every view is undone exactly, so views that agree change nothing; nor do seams."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +9,12 @@ from scipy import ndimage
 from torchvision.ops import box_iou
 
 from nucstyle.core import symmetry
-from nucstyle.core.errors import OptionError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.labels import boxes as boxes_of
 from nucstyle.core.rng import generator
 from nucstyle.segmentation.detector import InferenceConfig, SegmenterConfig
-from nucstyle.segmentation.tta import VIEWS, TestTimeAugmentation, View, segment
+from nucstyle.segmentation.tiling import predict_tiles, segment
+from nucstyle.segmentation.tta import VIEWS, TestTimeAugmentation, View
 
 
 class Thresholding:
@@ -72,7 +72,13 @@ def matched(prediction, other):
 
 
 def test_modes_are_named_and_begin_with_the_plain_view():
-    assert {name: len(views) for name, views in VIEWS.items()} == {"none": 1, "fast": 4, "full": 12}
+    assert {name: len(views) for name, views in VIEWS.items()} == {
+        "none": 1,
+        "fast": 4,
+        "full": 12,
+        "deep-retina": 15,
+        "mirzaev": 2,
+    }
     for views in VIEWS.values():
         assert views[0] == View()
         assert len(set(views)) == len(views)
@@ -88,7 +94,7 @@ def test_modes_are_named_and_begin_with_the_plain_view():
 
 
 def test_an_unknown_mode_is_refused_with_those_known():
-    with pytest.raises(OptionError, match="--tta slow: unknown; known: none, fast, full"):
+    with pytest.raises(OptionError, match="--tta slow: unknown; known: none, fast, full, deep-retina, mirzaev"):
         TestTimeAugmentation("slow")
 
 
@@ -286,5 +292,118 @@ def test_the_segmenters_own_thresholds_are_used_for_labels():
     strict.inference = InferenceConfig(score=0.85)
     decoded = segment(strict, spots(), TestTimeAugmentation("none"))
     assert decoded.scores.tolist() == pytest.approx([1.0, 0.9])
-    strict.inference = SimpleNamespace(score=0.5, mask_threshold=math.inf, magnification=lambda _: 1.0)
+    strict.inference = InferenceConfig(score=0.5, mask_threshold=math.inf)
     assert len(segment(strict, spots(), TestTimeAugmentation("none")).scores) == 0
+
+
+# tiles
+
+
+def in_tiles(detector, tile_px, overlap_px=40, *, enlarge=1.0):
+    detector.inference = InferenceConfig(
+        tile_px=tile_px, overlap_px=overlap_px, enlarge_below_px=1000, enlarge_factor=enlarge
+    )
+    return detector
+
+
+@pytest.mark.parametrize("mode", ["none", "fast"])
+@pytest.mark.parametrize("tile_px", [64, 100, 150, 299])
+def test_every_nucleus_is_found_once_whatever_the_tiles(tile_px, mode):
+    image = torch.zeros(3, 300, 420)
+    for number in range(99):
+        row, column = divmod(number, 11)
+        y, x, radius = 17 + 31 * row + 3 * (column % 2), 19 + 37 * column, 7 + number % 4
+        ys, xs = torch.meshgrid(torch.arange(300) + 0.5, torch.arange(420) + 0.5, indexing="ij")
+        image[:, (ys - y) ** 2 + (xs - x) ** 2 < radius**2] = 0.5 + 0.005 * number
+    views = TestTimeAugmentation(mode)
+    whole = segment(in_tiles(Thresholding(), 1000), image, views)
+    tiled = segment(in_tiles(Thresholding(), tile_px), image, views)
+    assert len(whole.scores) == len(tiled.scores) == 99
+    assert torch.equal(tiled.scores, whole.scores)
+    assert float((tiled.labels != whole.labels).float().mean()) < 2e-3
+
+
+def test_the_magnification_is_that_of_the_whole_field_and_tiles_are_counted_after_it():
+    looked_at = []
+
+    class Watching(Thresholding):
+        def see(self, image):
+            looked_at.append(tuple(image.shape[1:]))
+            return image
+
+    predict_tiles(in_tiles(Watching(), 200, 20, enlarge=2.0), torch.zeros(3, 150, 100), TestTimeAugmentation("none"))
+    # 300 x 200 after enlargement: two tiles of 150 x 200, each seen 20 px farther where there is more.
+    assert looked_at == [(170, 200), (170, 200)]
+
+
+def test_a_field_in_which_more_may_be_than_the_model_may_find_says_so(segmenter_of):
+    few, many = segmenter_of(box_nms_iou=0.9, max_nuclei=6), segmenter_of(box_nms_iou=0.9, max_nuclei=2000)
+    for detector, capped in ((few, True), (many, False)):
+        for tile_px in (64, 1024):
+            detector.inference = InferenceConfig(tile_px=tile_px, score=0.0)
+            decoded = segment(detector, image_of(60, 80), TestTimeAugmentation("none"))
+            assert decoded.is_capped == capped
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(3, 20, 20, dtype=torch.uint8), r"must be \(3, H, W\) float"),
+        (torch.zeros(1, 20, 20), r"must be \(3, H, W\) float"),
+        (torch.full((3, 20, 20), torch.nan), "not finite"),
+        (torch.full((3, 20, 20), 200.0), r"must lie in \[0, 1\], got 200 to 200"),
+    ],
+)
+def test_what_is_no_image_is_refused_at_the_door(image, message):
+    with pytest.raises(ImageError, match=message):
+        segment(Thresholding(), image, TestTimeAugmentation("none"))
+
+
+def test_dark_images_are_enhanced_in_prediction_as_in_training():
+    image = spots() * 0.2
+    dark, enhancing = Thresholding(), Thresholding()
+    enhancing.inference = InferenceConfig(clahe=True)
+    assert len(segment(dark, image, TestTimeAugmentation("none")).scores) == 0
+    assert len(segment(enhancing, image, TestTimeAugmentation("none")).scores) >= 3
+
+
+@pytest.mark.parametrize(
+    ("scaling", "size", "factor"),
+    [
+        ("small-fields", (256, 256), 2.0),
+        ("small-fields", (256, 500), 1.0),
+        ("shorter-side", (256, 400), 2.0),
+        ("shorter-side", (900, 1200), 1.0),
+        ("longer-side", (256, 512), 1.0),
+        ("longer-side", (512, 1024), 0.5),
+    ],
+)
+def test_fields_are_scaled_as_the_recipe_says(scaling, size, factor):
+    assert InferenceConfig(scaling=scaling).magnification(size) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("mode", ["deep-retina", "mirzaev"])
+def test_the_published_merges_find_each_nucleus_once(mode):
+    image = spots()
+    plain = segment(Thresholding(), image, TestTimeAugmentation("none"))
+    merged = segment(Thresholding(), image, TestTimeAugmentation(mode))
+    assert len(plain.scores) == len(merged.scores) == 4
+    assert float((plain.labels > 0).ne(merged.labels > 0).float().mean()) < 0.01
+
+
+def test_where_nothing_is_found_a_second_look_is_taken_at_smaller_nuclei():
+    class Nearsighted(Thresholding):
+        """Sees nothing that is wider than 12 px."""
+
+        def detect_boxes(self, image):
+            boxes, scores = super().detect_boxes(image)
+            narrow = boxes[:, 2] - boxes[:, 0] <= 12
+            return boxes[narrow], scores[narrow]
+
+    image = spots(ellipses=[(45, 70, 20, 20)])
+    for retry, count in ((1.0, 0), (4.0, 1)):
+        detector = Nearsighted()
+        detector.inference = InferenceConfig(enlarge_below_px=0, retry_shrink=retry)
+        decoded = segment(detector, image, TestTimeAugmentation("none"))
+        assert len(decoded.scores) == count
+    assert 1000 < int((decoded.labels > 0).sum()) < 1700  # the disc has 1257 pixels, at its own size again

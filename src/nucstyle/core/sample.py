@@ -100,6 +100,8 @@ class Prediction:
     """(N, S, S) float32 in [0, 1]: probability of nucleus, stretched over the box."""
     size: tuple[int, int]
     """(height, width) of the image in pixels."""
+    is_capped: bool = False
+    """Whether as many nuclei were found as the detector may give, so that there may be more."""
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])

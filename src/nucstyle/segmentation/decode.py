@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from nucstyle.core.sample import Prediction
+from nucstyle.segmentation.detector import InferenceConfig
 
 
 class Decoded(NamedTuple):
@@ -19,6 +22,8 @@ class Decoded(NamedTuple):
     """(H, W) int32, 1..N in the order of the scores."""
     scores: Tensor
     """(N,) float32, score of nucleus 1, 2, ..., not increasing."""
+    is_capped: bool = False
+    """Whether there may be more nuclei than the detector may give."""
 
 
 def paste(mask: Tensor, box: Tensor, size: tuple[int, int]) -> tuple[slice, slice, Tensor]:
@@ -46,26 +51,58 @@ def paste(mask: Tensor, box: Tensor, size: tuple[int, int]) -> tuple[slice, slic
     return rows, columns, pasted[0, 0]
 
 
-def decode(prediction: Prediction, *, score: float, mask_threshold: float) -> Decoded:
+def decode(prediction: Prediction, config: InferenceConfig) -> Decoded:
     """Paint the nuclei of a prediction into a label map.
 
     Args:
         prediction: Best score first.
-        score: Nuclei below are left out.
-        mask_threshold: Probability from which a pixel belongs to a nucleus.
+        config: Thresholds, and what is done to each nucleus before it is painted.
 
     Returns:
-        The label map; nuclei that have no pixel left are dropped.
+        The label map; nuclei that have no pixel left, or too few, are dropped.
     """
     labels = torch.zeros(prediction.size, dtype=torch.int32)
     kept: list[float] = []
     for box, confidence, mask in zip(prediction.boxes, prediction.scores, prediction.masks, strict=True):
-        if not float(confidence) >= score:  # NaN is no score
+        if not float(confidence) >= config.score:  # NaN is no score
             continue
         rows, columns, probability = paste(mask, box, prediction.size)
-        free = labels[rows, columns] == 0
-        own = free & (probability >= mask_threshold)
-        if bool(own.any()):
+        if config.dilate:
+            rows, columns, probability = _with_margin(rows, columns, probability, prediction.size)
+        own = _shaped(probability >= config.mask_threshold, config) & (labels[rows, columns] == 0)
+        if config.drop_fragments and _pieces(own) > 1:
+            continue
+        if int(own.sum()) >= max(1, config.min_area_px):
             kept.append(float(confidence))
             labels[rows, columns][own] = len(kept)
-    return Decoded(labels, torch.tensor(kept, dtype=torch.float32))
+    return Decoded(labels, torch.tensor(kept, dtype=torch.float32), prediction.is_capped)
+
+
+def _with_margin(
+    rows: slice, columns: slice, probability: Tensor, size: tuple[int, int]
+) -> tuple[slice, slice, Tensor]:
+    """A pixel more at each side where the image has one."""
+    if not probability.numel():
+        return rows, columns, probability
+    edges = [min(1, columns.start), min(1, size[1] - columns.stop), min(1, rows.start), min(1, size[0] - rows.stop)]
+    wider = slice(columns.start - edges[0], columns.stop + edges[1])
+    return slice(rows.start - edges[2], rows.stop + edges[3]), wider, F.pad(probability, edges)
+
+
+def _shaped(own: Tensor, config: InferenceConfig) -> Tensor:
+    """What the published recipes do to a single nucleus, (H, W) bool."""
+    if not (config.fill_holes or config.close or config.dilate) or not own.numel():
+        return own
+    mask = own.numpy()
+    if config.fill_holes:
+        mask = ndimage.binary_fill_holes(mask)
+    if config.close:
+        mask = ndimage.binary_closing(np.pad(mask, 1))[1:-1, 1:-1] | mask
+    if config.dilate:
+        mask = ndimage.binary_dilation(mask)
+    return torch.from_numpy(mask)
+
+
+def _pieces(own: Tensor) -> int:
+    """How many connected parts there are."""
+    return int(ndimage.label(own.numpy())[1])

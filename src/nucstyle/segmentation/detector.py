@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from annotated_types import Ge, Gt, Le, Len
 from torch import Tensor, nn
-from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
+from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import build, to_table
 from nucstyle.core.errors import WeightsError
 from nucstyle.core.precision import Autocast
 from nucstyle.segmentation.backbone import PyramidTrunk
+from nucstyle.segmentation.dense import DenseHeads, DenseProposals
+from nucstyle.segmentation.resnet import ResNetTrunk
 from nucstyle.segmentation.targets import NUCLEUS
 
 Share = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
+_LEVELS = ["0", "1", "2", "3"]
+"""Of the pyramid, from which regions are pooled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmenterConfig:
     """Everything that shapes or caps the detector; torchvision's own defaults are for photographs of a few objects."""
 
+    network: Literal["lite", "resnet101"] = "lite"
+    """The trunk: EfficientNet-Lite0, whose ImageNet weights are in the package, or ResNet-101 as published."""
+    resnet_norm: Literal["frozen", "batch"] = "frozen"
+    """resnet101: batch norm as it was loaded, or one that learns, for a trunk that starts at random."""
     pyramid_channels: Count = 96
     """Channels of the feature pyramid."""
     box_head_size: Count = 512
@@ -51,10 +61,22 @@ class SegmenterConfig:
     """An image, in prediction; torchvision keeps 1,000."""
     proposal_score: Share = 0.05
     """Proposals whose objectness is below are not looked at: on an empty field there would be thousands."""
+    proposal_nms_iou: Share = 0.7
+    """Of two proposals that overlap more, the worse is dropped."""
+    proposal_foreground_iou: Share = 0.7
+    """Anchors that overlap a nucleus so much must find it."""
+    proposal_background_iou: Share = 0.3
+    """Anchors that overlap every nucleus less are background; those between teach nothing."""
     anchors_per_image: Count = 128
     """Anchors that the proposal loss looks at."""
+    anchors_positive: Share = 0.5
+    """Share of them that are on nuclei, where there are so many."""
     regions_per_image: Count = 128
     """Regions that the box and mask losses look at."""
+    regions_positive: Share = 0.25
+    """Share of them that are on nuclei, where there are so many."""
+    region_foreground_iou: Share = 0.5
+    """Regions that overlap a nucleus so much must find it; the others are background."""
     max_nuclei: Count = 1000
     """Nuclei an image; torchvision keeps 100, and crowded fields hold more."""
     box_score: Share = 0.3
@@ -71,13 +93,43 @@ class InferenceConfig:
     """Nuclei below are not written."""
     mask_threshold: Share = 0.5
     """Probability from which a pixel belongs to a nucleus."""
+    scaling: Literal["small-fields", "shorter-side", "longer-side"] = "small-fields"
+    """small-fields: those below a size are enlarged. shorter-side: enlarged to at least `side_px`. longer-side: brought to it."""
     enlarge_below_px: Annotated[int, Ge(0)] = 400
-    """Fields whose longer side is at most this are enlarged first: nuclei of 10 px are hard at stride 4."""
+    """small-fields: those whose longer side is at most this are enlarged first: nuclei of 10 px are hard at stride 4."""
     enlarge_factor: Annotated[float, Gt(0)] = 2.0
-    """By how much."""
+    """small-fields: by how much."""
+    side_px: Annotated[int, Ge(64)] = 512
+    """shorter-side, longer-side: to which size."""
+    min_area_px: Annotated[int, Ge(0)] = 0
+    """Nuclei with fewer pixels are not written."""
+    fill_holes: bool = False
+    """Whether holes in nuclei are filled."""
+    close: bool = False
+    """Whether gaps of a pixel in the outline of a nucleus are closed."""
+    drop_fragments: bool = False
+    """Whether nuclei that fall apart when better ones have taken their pixels are dropped."""
+    dilate: bool = False
+    """Whether each nucleus grows by one pixel in the four directions."""
+    retry_shrink: Annotated[float, Ge(1)] = 1.0
+    """Where nothing is found, a second look is taken with nuclei so many times smaller; 1 = none is."""
+    tile_px: Annotated[int, Ge(64)] = 1024
+    """Larger fields are looked at in tiles of at most this side, after enlargement, so that memory stays bounded."""
+    overlap_px: Annotated[int, Ge(0)] = 128
+    """How far a tile is seen beyond the part that it answers for, after enlargement."""
+    clahe: bool = False
+    """Whether the contrast of dark images is enhanced first, in training and prediction alike."""
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """(3, H, W) in [0, 1] -> what the detector is shown of it, at the same size."""
+        return enhance(image, ClaheConfig()) if self.clahe else image
 
     def magnification(self, size: tuple[int, int]) -> float:
         """How much a field of (height, width) is enlarged before its nuclei are sought."""
+        if self.scaling == "shorter-side":
+            return max(1.0, self.side_px / min(size))
+        if self.scaling == "longer-side":
+            return self.side_px / max(size)
         return self.enlarge_factor if max(size) <= self.enlarge_below_px else 1.0
 
 
@@ -92,35 +144,52 @@ class Features(NamedTuple):
     """(1, 3, H, W), what the trunk saw."""
 
 
-def build_detector(config: SegmenterConfig, trunk: PyramidTrunk, autocast: Autocast) -> MaskRCNN:
+def build_trunk(config: SegmenterConfig) -> PyramidTrunk | ResNetTrunk:
+    """The trunk with its pyramid, at random."""
+    if config.network == "resnet101":
+        return ResNetTrunk(config.pyramid_channels, config.resnet_norm)
+    return PyramidTrunk(config.pyramid_channels)
+
+
+def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, autocast: Autocast) -> GeneralizedRCNN:
     """Put torchvision's Mask R-CNN together.
 
     torchvision's internal resize and normalisation are switched off: magnification is ours (`InferenceConfig`), and the
     trunk normalises its own input.
     """
     channels = config.pyramid_channels
-    network = MaskRCNN(
-        trunk,
-        rpn_anchor_generator=AnchorGenerator(
-            tuple((size,) for size in config.anchor_sizes_px), (config.anchor_ratios,) * len(config.anchor_sizes_px)
-        ),
-        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
-        box_head=TwoMLPHead(channels * 49, config.box_head_size),
-        box_predictor=FastRCNNPredictor(config.box_head_size, 2),
-        mask_head=MaskRCNNHeads(channels, (channels,) * config.mask_layers, 1),
-        mask_predictor=MaskRCNNPredictor(channels, channels, 2),
-        rpn_pre_nms_top_n_train=config.proposals_before_nms_train,
-        rpn_post_nms_top_n_train=config.proposals_after_nms_train,
-        rpn_pre_nms_top_n_test=config.proposals_before_nms,
-        rpn_post_nms_top_n_test=config.proposals_after_nms,
-        rpn_score_thresh=config.proposal_score,
-        rpn_batch_size_per_image=config.anchors_per_image,
-        box_batch_size_per_image=config.regions_per_image,
-        box_detections_per_img=config.max_nuclei,
-        box_score_thresh=config.box_score,
-        box_nms_thresh=config.box_nms_iou,
+    anchors = AnchorGenerator(
+        tuple((size,) for size in config.anchor_sizes_px), (config.anchor_ratios,) * len(config.anchor_sizes_px)
     )
-    network.transform = _PadOnly()
+    proposals = DenseProposals(
+        anchors,
+        RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        config.proposal_foreground_iou,
+        config.proposal_background_iou,
+        config.anchors_per_image,
+        config.anchors_positive,
+        {"training": config.proposals_before_nms_train, "testing": config.proposals_before_nms},
+        {"training": config.proposals_after_nms_train, "testing": config.proposals_after_nms},
+        config.proposal_nms_iou,
+        score_thresh=config.proposal_score,
+    )
+    heads = DenseHeads(
+        MultiScaleRoIAlign(_LEVELS, output_size=7, sampling_ratio=2),
+        TwoMLPHead(channels * 49, config.box_head_size),
+        FastRCNNPredictor(config.box_head_size, 2),
+        config.region_foreground_iou,
+        config.region_foreground_iou,
+        config.regions_per_image,
+        config.regions_positive,
+        None,
+        config.box_score,
+        config.box_nms_iou,
+        config.max_nuclei,
+        MultiScaleRoIAlign(_LEVELS, output_size=14, sampling_ratio=2),
+        MaskRCNNHeads(channels, (channels,) * config.mask_layers, 1),
+        MaskRCNNPredictor(channels, channels, 2),
+    )
+    network = GeneralizedRCNN(trunk, proposals, heads, _PadOnly())
     for part, name in (
         (network, "backbone"),
         (network.rpn, "head"),
@@ -190,12 +259,12 @@ class Segmenter:
         config: SegmenterConfig,
         inference: InferenceConfig,
         *,
-        trunk: PyramidTrunk | None = None,
+        trunk: PyramidTrunk | ResNetTrunk | None = None,
         autocast: Autocast = nullcontext,
     ) -> None:
         self.config = config
         self.inference = inference
-        self.network = build_detector(config, trunk or PyramidTrunk(config.pyramid_channels), autocast)
+        self.network = build_detector(config, trunk or build_trunk(config), autocast)
         self.network.to(memory_format=torch.channels_last)
 
     @property
@@ -203,6 +272,12 @@ class Segmenter:
         """Where the network is."""
         device: torch.device = next(self.network.parameters()).device
         return device
+
+    def using(self, network: GeneralizedRCNN) -> Self:
+        """The same segmenter with other weights: a network of the same shape."""
+        other = copy.copy(self)
+        other.network = network
+        return other
 
     def losses(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The training losses of Mask R-CNN by name.

@@ -6,7 +6,7 @@ view for the masks of the boxes that are left.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ from nucstyle.core.errors import OptionError
 from nucstyle.core.resize import resize_image
 from nucstyle.core.sample import Prediction
 from nucstyle.core.symmetry import Symmetry
-from nucstyle.segmentation.decode import Decoded, decode
+from nucstyle.segmentation.decode import Decoded
 from nucstyle.segmentation.detector import Features, Segmenter
+from nucstyle.segmentation.merges import union, votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,16 @@ class View:
     """Exponent of the grey curve."""
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Factors on red, green and blue."""
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """What is added to red, green and blue, of a range of 1."""
 
     def apply(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """(3, H, W) in [0, 1] -> (3, h, w) in [0, 1], magnified to `size` before it is moved."""
         jittered = image
         if self.gamma != 1.0 or self.gains != (1.0, 1.0, 1.0):
             jittered = (image**self.gamma * torch.tensor(self.gains)[:, None, None]).clamp(0, 1)
+        if self.shift != (0.0, 0.0, 0.0):
+            jittered = (jittered + torch.tensor(self.shift)[:, None, None]).clamp(0, 1)
         return self.symmetry.apply(resize_image(jittered, size))
 
 
@@ -55,8 +60,18 @@ VIEWS: dict[str, tuple[View, ...]] = {
         View(scale=0.75),
         View(scale=1.5),
     ),
+    "deep-retina": (
+        *(View(one) for one in symmetry.ALL),
+        View(shift=(0.05, -0.05, 0.03)),
+        View(shift=(-0.05, 0.03, 0.05)),
+        *(View(scale=one) for one in (0.5, 0.75, 1.25, 1.5, 2.0)),
+    ),
+    "mirzaev": (View(), View(symmetry.LEFT_RIGHT)),
 }
-"""`none`; `fast`: identity, two flips, half turn; `full`: 8 symmetries, two colour jitters, scales 0.75 and 1.5."""
+"""`none`; `fast`: identity, two flips, half turn; `full`: 8 symmetries, two colour jitters, scales 0.75 and 1.5; and those of the
+published recipes: 15 views with symmetries, shifts of the channels and scales from 0.5 to 2; the image and its mirror."""
+MERGES: dict[str, Callable[[Sequence[Decoded]], Decoded]] = {"deep-retina": votes, "mirzaev": union}
+"""Of the published recipes; the other modes average probabilities."""
 
 
 class _Seen(NamedTuple):
@@ -87,16 +102,21 @@ class TestTimeAugmentation:
             msg = f"--tta {mode}: unknown; known: {', '.join(VIEWS)}"
             raise OptionError(msg)
         self.views = VIEWS[mode] if isinstance(mode, str) else tuple(mode)
+        self.merge = MERGES.get(mode) if isinstance(mode, str) else None
+        """How label maps of single views are merged; None = boxes and probabilities are, by `predict`."""
         if not self.views:
             msg = "test-time augmentation needs at least one view"
             raise OptionError(msg)
 
-    def predict(self, segmenter: Segmenter, image: Tensor, *, min_score: float = 0.0) -> Prediction:
+    def predict(
+        self, segmenter: Segmenter, image: Tensor, *, factor: float | None = None, min_score: float = 0.0
+    ) -> Prediction:
         """Find the nuclei of one image.
 
         Args:
             segmenter: Trained.
             image: (3, H, W) float32 in [0, 1].
+            factor: Magnification before the views; None = what the segmenter does with an image of this size.
             min_score: Boxes below are left out before their masks are made, which is the dearest part.
 
         Returns:
@@ -104,8 +124,11 @@ class TestTimeAugmentation:
             are the mean over the views.
         """
         height, width = int(image.shape[1]), int(image.shape[2])
-        seen = [self._see(segmenter, image, view) for view in self.views]
+        if factor is None:
+            factor = segmenter.inference.magnification((height, width))
+        seen = [self._see(segmenter, image, view, factor) for view in self.views]
         found = [self._boxes(segmenter, one) for one in seen]
+        is_capped = any(len(scores) >= segmenter.config.max_nuclei for _, scores in found)
         boxes, scores = _merge(found, iou=segmenter.config.box_nms_iou, limit=segmenter.config.max_nuclei)
         boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
         if len(boxes):
@@ -114,12 +137,11 @@ class TestTimeAugmentation:
             masks = torch.zeros(0, 28, 28)
         boxes = boxes.clamp(min=0)
         boxes = torch.minimum(boxes, torch.tensor([width, height, width, height], dtype=boxes.dtype))
-        return Prediction(boxes=boxes, scores=scores, masks=masks, size=(height, width))
+        return Prediction(boxes=boxes, scores=scores, masks=masks, size=(height, width), is_capped=is_capped)
 
-    def _see(self, segmenter: Segmenter, image: Tensor, view: View) -> _Seen:
+    def _see(self, segmenter: Segmenter, image: Tensor, view: View, factor: float) -> _Seen:
         size = int(image.shape[1]), int(image.shape[2])
-        factor = segmenter.inference.magnification(size) * view.scale
-        larger = max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        larger = max(1, round(size[0] * factor * view.scale)), max(1, round(size[1] * factor * view.scale))
         x, y = larger[1] / size[1], larger[0] / size[0]
         return _Seen(view, segmenter.see(view.apply(image, larger)), larger, torch.tensor([x, y, x, y]))
 
@@ -159,10 +181,3 @@ def _best_partner_score(boxes: Tensor, others: Tensor, scores: Tensor) -> Tensor
     if not len(others):
         return torch.zeros(len(boxes))
     return torch.where(box_iou(boxes, others) >= 0.5, scores, 0.0).amax(dim=1)
-
-
-def segment(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation) -> Decoded:
-    """Image (3, H, W) float32 in [0, 1] -> label map, by the segmenter's own thresholds."""
-    inference = segmenter.inference
-    prediction = mode.predict(segmenter, image, min_score=inference.score)
-    return decode(prediction, score=inference.score, mask_threshold=inference.mask_threshold)

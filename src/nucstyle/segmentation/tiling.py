@@ -1,0 +1,112 @@
+"""Images of any size: predicted in overlapping tiles, each nucleus by the tile in whose part of the image its centre lies.
+
+So a nucleus on a seam is counted once, and memory does not grow with the image.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+from nucstyle.core.errors import ImageError
+from nucstyle.core.sample import Prediction
+from nucstyle.segmentation.decode import Decoded, decode
+from nucstyle.segmentation.detector import Segmenter
+from nucstyle.segmentation.tta import TestTimeAugmentation
+
+
+def segment(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation) -> Decoded:
+    """Image -> label map, by the segmenter's own thresholds.
+
+    Args:
+        segmenter: Trained.
+        image: (3, H, W) float32 in [0, 1], any size.
+        mode: Views to look at.
+
+    Raises:
+        ImageError: Another shape, or pixels that are not finite or not in [0, 1].
+    """
+    if mode.merge is not None:
+        alone = [TestTimeAugmentation([view]) for view in mode.views]
+        return mode.merge([_decoded(segmenter, image, one) for one in alone])
+    return _decoded(segmenter, image, mode)
+
+
+def _decoded(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation) -> Decoded:
+    """The label map of an image, looked at again if nothing is found and the recipe says so."""
+    inference = segmenter.inference
+    prediction = predict_tiles(segmenter, image, mode, min_score=inference.score)
+    if not len(prediction) and inference.retry_shrink > 1:
+        prediction = predict_tiles(segmenter, image, mode, min_score=inference.score, shrink=inference.retry_shrink)
+    return decode(prediction, inference)
+
+
+def predict_tiles(
+    segmenter: Segmenter,
+    image: Tensor,
+    mode: TestTimeAugmentation,
+    *,
+    min_score: float = 0.0,
+    shrink: float = 1.0,
+) -> Prediction:
+    """Find the nuclei of one image of any size.
+
+    Args:
+        segmenter: Trained; its `InferenceConfig` says how large tiles are and how much they overlap.
+        image: (3, H, W) float32 in [0, 1].
+        mode: Views to look at.
+        min_score: Boxes below are left out.
+        shrink: How much smaller than usual nuclei are shown to the detector.
+
+    Returns:
+        Boxes in pixels of the image, best first. A nucleus that is larger than two overlaps may be cut at a seam.
+
+    Raises:
+        ImageError: Another shape, or pixels that are not finite or not in [0, 1].
+    """
+    _check(image)
+    size, inference = (int(image.shape[1]), int(image.shape[2])), segmenter.inference
+    image, factor = inference.prepare(image), inference.magnification(size) / shrink
+    side, margin = max(1, round(inference.tile_px / factor)), round(inference.overlap_px / factor)
+    down, across = (_parts(length, side) for length in size)
+    if len(down) * len(across) == 1:
+        return mode.predict(segmenter, image, factor=factor, min_score=min_score)
+    found = []
+    for top, bottom in down:
+        for left, right in across:
+            y, x = max(0, top - margin), max(0, left - margin)
+            tile = image[:, y : bottom + margin, x : right + margin]
+            seen = mode.predict(segmenter, tile, factor=factor, min_score=min_score)
+            boxes = seen.boxes + seen.boxes.new_tensor([x, y, x, y])
+            middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+            own = (middle >= middle.new_tensor([left, top])) & (middle < middle.new_tensor([right, bottom]))
+            inside = own.all(dim=1)
+            found.append((boxes[inside], seen.scores[inside], seen.masks[inside], seen.is_capped))
+    boxes, scores, masks = (torch.cat([one[part] for one in found]) for part in range(3))  # type: ignore[misc]
+    # Two tiles may see the centre of one nucleus on different sides of their seam.
+    kept = nms(boxes, scores, segmenter.config.box_nms_iou)
+    capped = any(one[3] for one in found)
+    return Prediction(boxes=boxes[kept], scores=scores[kept], masks=masks[kept], size=size, is_capped=capped)
+
+
+def _parts(length: int, side: int) -> list[tuple[int, int]]:
+    """Divide a length into as few equal parts as fit; each is at most `side`."""
+    count = -(-length // side)
+    cuts = [length * number // count for number in range(count + 1)]
+    return list(pairwise(cuts))
+
+
+def _check(image: Tensor) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        msg = f"an image must be (3, H, W) float in [0, 1], got {tuple(image.shape)} {image.dtype}"
+        raise ImageError(msg)
+    if not bool(image.isfinite().all()):
+        msg = "the image has pixels that are not finite; replace them first"
+        raise ImageError(msg)
+    low, high = float(image.min()), float(image.max())
+    if low < 0 or high > 1:
+        msg = f"the pixels of an image must lie in [0, 1], got {low:g} to {high:g}; divide by their range first"
+        raise ImageError(msg)
