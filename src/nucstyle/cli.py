@@ -232,6 +232,13 @@ def train_segmenter(
     style: Annotated[
         str | None, typer.Option(metavar="NAME|FILE|RUN", help="Style weights for --augment style.")
     ] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE|RUN", help="Go on from these segmenter weights in a new run.")
+    ] = None,
+    trunk: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Weights for a ResNet-101, of ImageNet or COCO (.pth, .safetensors)."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
@@ -257,6 +264,8 @@ def train_segmenter(
                 overrides=set_ or [],
                 augment=augment,
                 style=style,
+                init=init,
+                trunk=trunk,
                 seed=seed,
                 device=device,
                 format=format_,
@@ -271,7 +280,9 @@ def predict(
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, file, glob in quotes, or manifest.csv.")],
     out: Out,
     weights: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Segmenter weights.")],
-    tta: Annotated[str, typer.Option(help="Test-time augmentation: none, fast or full.")] = "fast",
+    tta: Annotated[
+        str, typer.Option(help="Test-time augmentation: none, fast, full; or as published: deep-retina, mirzaev.")
+    ] = "fast",
     device: Device = "auto",
     format_: Format = None,
     overwrite: Overwrite = False,

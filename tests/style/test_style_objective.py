@@ -115,8 +115,8 @@ def test_every_other_term_is_its_loss_on_the_right_pictures(networks, critics, b
     expected = TranslationLosses(
         cross_cycle=terms.cross_cycle,
         content=losses.confusion_loss(critics.content(made.content.code)),
-        adversarial=torch.stack([losses.deception_loss(maps) for maps, _ in judged]).mean(),
-        modality=torch.stack([losses.modality_loss(one, target) for _, one in judged]).mean(),
+        adversarial=torch.stack([losses.deception_loss(maps) for maps, _ in judged]).sum(),
+        modality=torch.stack([losses.modality_loss(one, target) for _, one in judged]).sum(),
         reconstruction=losses.reconstruction_loss(made.own, batch.image),
         latent=latent,
         kl=kl,
@@ -217,8 +217,8 @@ def test_critics_are_shown_real_images_as_what_they_are_and_made_ones_as_their_t
         realness.append(losses.critic_loss(maps, critic(image, target)[0], adversary))
         modality.append(losses.modality_loss(logits, batch.modality))
     taught = critic_losses(critics, batch, made, own, adversary)
-    torch.testing.assert_close(taught.realness, sum(realness) / len(realness))
-    torch.testing.assert_close(taught.modality, sum(modality) / len(modality))
+    torch.testing.assert_close(taught.realness, sum(realness))
+    torch.testing.assert_close(taught.modality, sum(modality))
     torch.testing.assert_close(taught.content, losses.modality_loss(critics.content(made.content.code), batch.modality))
 
 

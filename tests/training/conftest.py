@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 from torch import nn
 
-from nucstyle.augment.geometric import CropConfig, RandomCrop
+from nucstyle.augment.geometric import CropConfig
 from nucstyle.core import rng
 from nucstyle.segmentation.detector import Segmenter, SegmenterConfig
 from nucstyle.style.networks import StyleNetworkConfig
@@ -141,7 +141,7 @@ def segmenter_trainer_of(segmenter_recipe_of, sample_of):
                 recipe.segmenter, recipe.inference, trunk=TinyTrunk(recipe.segmenter.pyramid_channels)
             )
         samples = [sample_of(0), sample_of(1)]
-        batches = batches or SegmenterBatches(samples, [RandomCrop(recipe.crop)], recipe, seed)
+        batches = batches or SegmenterBatches(samples, recipe.chains(), recipe, seed)
         return SegmenterTrainer(segmenter, batches, recipe, seed=seed)
 
     return make

@@ -160,3 +160,67 @@ def test_two_processes_train_one_run_and_go_on(tmp_path, write_pairs):
     again = load_weights(tmp_path / "run" / "weights.safetensors", kind="style")
     for name, tensor in first.tensors.items():
         torch.testing.assert_close(again.tensors[name].float(), tensor.float(), atol=1e-3, rtol=0)
+
+
+SEGMENTER_STEP = """
+    import torch
+    import torch.distributed as dist
+    from nucstyle.augment.geometric import CropConfig
+    from nucstyle.core import rng
+    from nucstyle.core.sample import Sample
+    from nucstyle.segmentation.detector import Segmenter, SegmenterConfig
+    from nucstyle.training.distributed import SINGLE, process_group
+    from nucstyle.training.segmenter_trainer import (
+        SegmenterBatches, SegmenterRecipe, SegmenterTrainer, SegmenterTrainingConfig
+    )
+
+    RECIPE = SegmenterRecipe(
+        name="test",
+        training=SegmenterTrainingConfig(steps=4, batch_size=1, precision="fp32", gradient_clip=1e9),
+        segmenter=SegmenterConfig(pyramid_channels=16, box_head_size=32, mask_layers=1),
+        crop=CropConfig(size_px=64),
+    )
+
+    def sample(number):
+        labels = torch.zeros(80, 80, dtype=torch.int32)
+        labels[10 + number : 30, 12:34] = 1
+        labels[45:70, 40 : 60 + number] = 2
+        return Sample(id=str(number), image=(labels > 0).float().expand(3, -1, -1).contiguous(), labels=labels)
+
+    def trainer(group):
+        with rng.seeded("weights"):
+            segmenter = Segmenter(RECIPE.segmenter, RECIPE.inference)
+        batches = SegmenterBatches([sample(k) for k in range(4)], RECIPE.chains(), RECIPE, 0)
+        return SegmenterTrainer(segmenter, batches, RECIPE, seed=0, group=group), batches
+
+    with process_group("cpu") as group:
+        together, batches = trainer(group)
+        together.step(1)
+        if group.is_first:  # the gradients of both halves, in one process, with the same random states
+            alone, _ = trainer(SINGLE)
+            for rank in (0, 1):
+                images, targets = batches.draw(1, rank=rank, processes=2)
+                with rng.seeded(0, "segmenter", 1, *(["rank 1"] if rank else [])):
+                    parts = alone.segmenter.losses(images, targets)
+                (sum(parts.values()) / 2).backward()
+            pairs = zip(together.segmenter.network.parameters(), alone.segmenter.network.parameters(), strict=True)
+            found = [(one.grad, other.grad) for one, other in pairs if other.grad is not None]
+            worst = max(float((one - other).abs().max() / (other.abs().max() + 1e-12)) for one, other in found)
+            print("gradients", len(found), "worst", worst)
+        together.step(2)
+        mine = torch.cat([one.detach().double().flatten() for one in together.tensors().values()])
+        first = mine.clone()
+        dist.broadcast(first, 0)
+        print("rank", group.rank, "equal", bool(torch.equal(mine, first)))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_train_a_segmenter_average_their_gradients_and_stay_equal(tmp_path):
+    finished = torchrun(tmp_path, SEGMENTER_STEP)
+    assert finished.returncode == 0, finished.stderr
+    said = finished.stdout.splitlines()
+    (line,) = [line.split() for line in said if line.startswith("gradients")]
+    assert int(line[1]) > 50
+    assert float(line[3]) < 1e-4
+    assert sorted(line for line in said if line.startswith("rank")) == ["rank 0 equal True", "rank 1 equal True"]

@@ -8,7 +8,7 @@ import pytest
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
 from nucstyle.workflows.load import load_judge
-from nucstyle.workflows.style_selection import Selection
+from nucstyle.workflows.selection import Selection
 
 TINY = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0")
 

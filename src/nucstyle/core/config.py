@@ -13,11 +13,18 @@ from functools import cache
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from nucstyle.core.errors import ConfigError
 
 Config = TypeVar("Config")
+STRICT: Mapping[str, str] = {"extra": "forbid"}
+"""For `__pydantic_config__` of a dataclass that is listed in a config: an unknown key in it is an error."""
+
+
+def told_apart_by(field: str) -> Discriminator:
+    """For `typing.Annotated` on a union of dataclasses: which of them a table is, is said by this field."""
+    return Discriminator(field)
 
 
 @cache
@@ -156,8 +163,10 @@ def to_table(config: object) -> dict[str, Any]:
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             table[field.name] = to_table(value)
+        elif isinstance(value, tuple):
+            table[field.name] = [to_table(one) if dataclasses.is_dataclass(one) else one for one in value]
         elif value is not None:
-            table[field.name] = list(value) if isinstance(value, tuple) else value
+            table[field.name] = value
     return table
 
 

@@ -294,13 +294,19 @@ def train_style(run: Path) -> Section:
     shown = _present([picture(grids[-1], f"after step {int(grids[-1].stem[5:])}")])
     series = {term: {"": points} for term, points in _losses(run).items()}
     parts = [Section("Losses", ("As logged, not smoothed.",), figure=figures.curves(series))] if series else []
-    measured = read_log(run / MEASURES)
-    if measured:
-        goals = {
-            term: {"": [(int(line["step"]), line[term]) for line in measured]} for term in measured[0] if term != "step"
-        }
-        parts.append(Section("Measures on validation images", (_QUALITY,), figure=figures.curves(goals)))
+    parts += _measures(run, "Measures on validation images", _QUALITY)
     return Section("Style model", tuple(said), pictures=shown, wide=True, parts=tuple(parts))
+
+
+def _measures(run: Path, title: str, said: str) -> list[Section]:
+    """What was measured on validation images while training, as curves; nothing where nothing was."""
+    measured = read_log(run / MEASURES)
+    if not measured:
+        return []
+    curves = {
+        term: {"": [(int(line["step"]), line[term]) for line in measured]} for term in measured[0] if term != "step"
+    }
+    return [Section(title, (said,), figure=figures.curves(curves))]
 
 
 _QUALITY = (
@@ -358,7 +364,14 @@ def train_segmenter(run: Path) -> Section:
     series = {term: {"": points} for term, points in _losses(run).items()}
     augment = read_config(run).get("augment", "none")
     said = f"Trained with augmentation: {augment}."
-    return Section("Segmenter", (said,), figure=figures.curves(series) if series else "")
+    scores = _measures(run, "Scores on validation images", _SCORES)
+    return Section("Segmenter", (said,), figure=figures.curves(series) if series else "", parts=tuple(scores))
+
+
+_SCORES = (
+    "DSB-2018 score of the averaged weights without test-time augmentation: of all images, and of the minority (every modality "
+    "but the largest). Quality is their mean; the model of the best is kept."
+)
 
 
 def _losses(run: Path) -> dict[str, list[tuple[int, float]]]:

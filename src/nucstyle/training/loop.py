@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from nucstyle.core.errors import Interrupted, RunFolderError, TrainingError
+from nucstyle.core.errors import ConfigError, Interrupted, RunFolderError, TrainingError
 from nucstyle.core.protocols import Progress
 from nucstyle.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from nucstyle.training.distributed import SINGLE, Group
@@ -40,6 +40,19 @@ class LoopConfig:
     def is_kept(self, step: int) -> bool:
         """Whether a checkpoint is written after a step, however the run goes."""
         return step % self.checkpoint_every == 0 or step == self.steps
+
+    def check_measures(self, measure_every: int) -> None:
+        """Refuse to measure models where there is no checkpoint.
+
+        Raises:
+            ConfigError: With the remedy.
+        """
+        if measure_every % self.checkpoint_every:
+            msg = (
+                f"measure_every must be a multiple of checkpoint_every, since checkpoints are measured, got {measure_every} "
+                f"and {self.checkpoint_every}"
+            )
+            raise ConfigError(msg)
 
 
 class NonFiniteLossError(Exception):

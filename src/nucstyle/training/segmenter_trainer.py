@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Gt
-from torch import Tensor, nn
+from annotated_types import Ge, Gt, Le, Lt
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nucstyle.augment.base import Augmentation, augment_in_order
-from nucstyle.augment.geometric import CropConfig
+from nucstyle.augment.geometric import CropConfig, RandomCrop
+from nucstyle.augment.steps import Step, mosaic
 from nucstyle.core import rng
+from nucstyle.core.config import STRICT
 from nucstyle.core.precision import Precision
 from nucstyle.core.sample import Sample
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
 from nucstyle.segmentation.targets import to_detection_target
+from nucstyle.training.average import moving_average
 from nucstyle.training.checkpoint import (
     Checkpoint,
     module_tensors,
@@ -24,7 +29,27 @@ from nucstyle.training.checkpoint import (
     restore_module,
     restore_optimizer,
 )
+from nucstyle.training.distributed import SINGLE, Group
 from nucstyle.training.loop import LoopConfig, check_finite, check_gradient, one_cycle, set_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A part of a published training."""
+
+    __pydantic_config__: ClassVar[Mapping[str, str]] = STRICT
+    share: Annotated[float, Gt(0)]
+    """Of all steps, beside the shares of the other stages."""
+    learning_rate: Annotated[float, Gt(0)]
+    """Constant within the stage."""
+    augmentations: tuple[Step, ...]
+    """In order."""
+    equal_sizes: bool = False
+    """Whether images are drawn so that every image size comes equally often."""
+    mosaic_p: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Chance that an image is replaced by four training images, two and two."""
+    mosaic_side_px: Annotated[int, Ge(16)] = 512
+    """Of the four together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +58,28 @@ class SegmenterTrainingConfig(LoopConfig):
 
     batch_size: Annotated[int, Ge(1)] = 4
     """Crops a step."""
+    optimizer: Literal["adamw", "sgd", "adam-amsgrad"] = "adamw"
+    """sgd has a momentum of 0.9."""
     learning_rate: Annotated[float, Gt(0)] = 8e-4
-    """Peak rate of AdamW; it rises for a tenth of the steps and falls along a cosine."""
+    """Peak rate; it rises for a tenth of the steps and falls along a cosine. Stages have their own."""
+    stages: tuple[Stage, ...] = ()
+    """In order, each with its rate and augmentations; none = the recipe's crop throughout."""
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     gradient_clip: Annotated[float, Gt(0)] = 5.0
     """Greatest norm of the gradient."""
-    max_nuclei_per_crop: Annotated[int, Ge(1)] = 150
-    """More are chosen from at random: every mask is as large as the crop."""
+    average_decay: Annotated[float, Ge(0), Lt(1)] = 0.998
+    """Of the moving average of the weights that is stored and used."""
+    balance: Annotated[float, Ge(0), Le(1)] = 0.0
+    """0 = every image once an epoch; 1 = drawn so that all modalities come equally often; between = between."""
+    measure_every: Annotated[int, Ge(0)] = 0
+    """Steps between two scores on validation images, of which the best model is kept; 0 = the last model is taken."""
     min_side_px: Annotated[int, Ge(1)] = 3
-    """Slivers at the border of a crop that are narrower are not taught."""
+    """Slivers at the border of a crop that are narrower are neither taught as nuclei nor as background."""
     precision: Precision = "auto"
     """auto, bf16 or fp32."""
+
+    def __post_init__(self) -> None:
+        self.check_measures(self.measure_every)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,39 +93,87 @@ class SegmenterRecipe:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     crop: CropConfig = field(default_factory=CropConfig)
 
+    def chains(self) -> list[list[Augmentation]]:
+        """The augmentations of each stage."""
+        if not self.training.stages:
+            return [[RandomCrop(self.crop)]]
+        return [list(stage.augmentations) for stage in self.training.stages]
+
+    def stage_number(self, step: int) -> int:
+        """In which stage a step lies, from 0."""
+        shares = [stage.share for stage in self.training.stages]
+        ends = [sum(shares[: number + 1]) / sum(shares) for number in range(len(shares))]
+        return next((k for k, end in enumerate(ends) if (step - 0.5) / self.training.steps < end), 0)
+
 
 class SegmenterBatches:
     """Draws training batches: every image once an epoch, in an order of its own, cut and augmented anew.
 
     Args:
         samples: Annotated training images.
-        augmentations: Applied in order; geometry first.
-        recipe: Sizes.
+        chains: The augmentations of each stage, applied in order; geometry first.
+        recipe: Sizes and stages.
         seed: Of the run.
+        modalities: Name of the modality of each image, for `balance`; None = all are one.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], augmentations: Sequence[Augmentation], recipe: SegmenterRecipe, seed: int
+        self,
+        samples: Sequence[Sample],
+        chains: Sequence[Sequence[Augmentation]],
+        recipe: SegmenterRecipe,
+        seed: int,
+        modalities: Sequence[str | None] | None = None,
     ) -> None:
-        self._samples, self._augmentations, self._recipe, self._seed = samples, augmentations, recipe, seed
+        self._samples, self._chains, self._recipe, self._seed = samples, chains, recipe, seed
+        self._by_modality = _rarity(modalities or [None] * len(samples)) ** recipe.training.balance
+        stages = recipe.training.stages
+        self._by_size = _rarity([one.size for one in samples]) if any(one.equal_sizes for one in stages) else None
 
-    def draw(self, step: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        """Crops (3, S, S) in [0, 1] and torchvision targets of a step: a function of the seed and the step alone."""
-        size = self._recipe.training.batch_size
-        drawn = [self._draw_one(position) for position in range((step - 1) * size, step * size)]
+    def draw(self, step: int, *, rank: int = 0, processes: int = 1) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+        """A process's part of the batch of a step: a function of the seed and the numbers alone.
+
+        Returns:
+            Crops (3, S, S) in [0, 1], and targets as `to_detection_target` makes them.
+        """
+        size, stage = self._recipe.training.batch_size, self._recipe.stage_number(step)
+        first = ((step - 1) * processes + rank) * size
+        drawn = [self._draw_one(position, stage) for position in range(first, first + size)]
         return [image for image, _ in drawn], [target for _, target in drawn]
 
-    def _draw_one(self, position: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _draw_one(self, position: int, stage: int) -> tuple[Tensor, dict[str, Tensor]]:
+        index, turn = self._choose(position, stage)
+        sample = self._samples[index]
+        generator = rng.generator(self._seed, turn, sample.id)
+        stages = self._recipe.training.stages
+        if stages and stages[stage].mosaic_p and rng.chance(stages[stage].mosaic_p, generator):
+            sample = self._mosaic(sample, stages[stage].mosaic_side_px, generator)
+        augmented = augment_in_order(sample, self._chains[stage], generator)
+        target = to_detection_target(augmented, min_side_px=self._recipe.training.min_side_px)
+        return self._recipe.inference.prepare(augmented.image), target
+
+    def _mosaic(self, sample: Sample, side_px: int, generator: Generator) -> Sample:
+        """The sample and three others; all are training images, since there are no others here."""
+        one, two, three = (self._samples[rng.integer(0, len(self._samples), generator)] for _ in range(3))
+        return mosaic((sample, one, two, three), side_px)
+
+    def _choose(self, position: int, stage: int) -> tuple[int, int]:
+        """Which image comes, and a number that differs whenever the same image comes again."""
+        stages = self._recipe.training.stages
+        by_size = self._by_size if stages and stages[stage].equal_sizes else None
+        if self._recipe.training.balance or by_size is not None:
+            chances = self._by_modality if by_size is None else self._by_modality * by_size
+            generator = rng.generator(self._seed, "balanced", position)
+            return int(torch.multinomial(chances, 1, generator=generator)), position
         epoch, place = divmod(position, len(self._samples))
         order = torch.randperm(len(self._samples), generator=rng.generator(self._seed, "order", epoch))
-        sample = self._samples[int(order[place])]
-        generator = rng.generator(self._seed, epoch, sample.id)
-        augmented = augment_in_order(sample, self._augmentations, generator)
-        config = self._recipe.training
-        target = to_detection_target(
-            augmented, max_nuclei=config.max_nuclei_per_crop, min_side_px=config.min_side_px, generator=generator
-        )
-        return augmented.image, target
+        return int(order[place]), epoch
+
+
+def _rarity(groups: Sequence[object]) -> Tensor:
+    """(N,) float32: one over the size of the group of each."""
+    counts = Counter(groups)
+    return torch.tensor([1 / counts[one] for one in groups])
 
 
 class SegmenterTrainer:
@@ -100,6 +184,7 @@ class SegmenterTrainer:
         batches: What to train on.
         recipe: Rates.
         seed: Of the detector's own sampling.
+        group: The processes that train together.
     """
 
     def __init__(
@@ -109,38 +194,64 @@ class SegmenterTrainer:
         recipe: SegmenterRecipe,
         *,
         seed: int,
+        group: Group = SINGLE,
     ) -> None:
         self.segmenter = segmenter
-        self._batches, self._recipe, self._seed = batches, recipe, seed
+        self._batches, self._recipe, self._seed, self._group = batches, recipe, seed, group
         self._parameters = [p for p in segmenter.network.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=recipe.training.weight_decay)
+        self._optimizer = self._make_optimizer()
+        self._average = AveragedModel(segmenter.network, avg_fn=moving_average(recipe.training.average_decay))
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Draw, look, learn."""
-        config = self._recipe.training
-        images, targets = self._batches.draw(step)
+        """Draw, look, learn, average."""
+        config, group = self._recipe.training, self._group
+        images, targets = self._batches.draw(step, rank=group.rank, processes=group.size)
         device = self.segmenter.device
         targets = [{name: tensor.to(device) for name, tensor in target.items()} for target in targets]
-        set_rate(self._optimizer, one_cycle(step, config.steps, peak=config.learning_rate))
+        set_rate(self._optimizer, self._rate(step))
         # torchvision samples anchors and regions from the global stream.
-        with rng.seeded(self._seed, "segmenter", step):
+        place = (step, *([f"rank {group.rank}"] if group.rank else []))
+        with rng.seeded(self._seed, "segmenter", *place):
             parts = self.segmenter.losses([image.to(device) for image in images], targets)
-        check_finite(parts)
+        check_finite(parts, group)
         total = torch.stack(list(parts.values())).sum()
         self._optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        check_gradient(nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip))
+        group.average_gradients(self._parameters)
+        norm = nn.utils.clip_grad_norm_(self._parameters, config.gradient_clip)
+        check_gradient(norm)
         self._optimizer.step()
-        return {"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}}
+        self._average.update_parameters(self.segmenter.network)
+        return {name: part.detach() for name, part in {"loss": total, **parts, "gradient": norm}.items()}
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        decay = self._recipe.training.weight_decay
+        if self._recipe.training.optimizer == "sgd":
+            return torch.optim.SGD(self._parameters, lr=1e-3, momentum=0.9, weight_decay=decay)
+        if self._recipe.training.optimizer == "adam-amsgrad":
+            return torch.optim.Adam(self._parameters, amsgrad=True, weight_decay=decay)
+        return torch.optim.AdamW(self._parameters, weight_decay=decay)
+
+    def _rate(self, step: int) -> float:
+        config = self._recipe.training
+        if config.stages:
+            return config.stages[self._recipe.stage_number(step)].learning_rate
+        return one_cycle(step, config.steps, peak=config.learning_rate)
+
+    def averaged(self) -> Segmenter:
+        """The segmenter with the averaged weights."""
+        return self.segmenter.using(self._average.module)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and the optimizer's moments."""
+        """Weights, their average, and the optimizer's moments."""
         return {
             **module_tensors("network", self.segmenter.network),
+            **module_tensors("average", self._average),
             **optimizer_tensors("optimizer", self._optimizer),
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to what `tensors` returned."""
         restore_module("network", self.segmenter.network, checkpoint)
+        restore_module("average", self._average, checkpoint)
         restore_optimizer("optimizer", self._optimizer, checkpoint)

@@ -30,6 +30,7 @@ from nucstyle.style.objective import (
     translation_losses,
     translations,
 )
+from nucstyle.training.average import moving_average
 from nucstyle.training.checkpoint import (
     Checkpoint,
     module_tensors,
@@ -82,12 +83,7 @@ class StyleTrainingConfig(LoopConfig):
     """auto, bf16 or fp32."""
 
     def __post_init__(self) -> None:
-        if self.measure_every % self.checkpoint_every:
-            msg = (
-                f"measure_every must be a multiple of checkpoint_every, since checkpoints are measured, got "
-                f"{self.measure_every} and {self.checkpoint_every}"
-            )
-            raise ConfigError(msg)
+        self.check_measures(self.measure_every)
 
     @property
     def contrast(self) -> ClaheConfig | None:
@@ -274,7 +270,7 @@ class StyleTrainer:
         self._translation = torch.optim.Adam(self.networks.parameters(), **rates)  # type: ignore[arg-type]
         self._image_critic = torch.optim.Adam(self.critics.image.parameters(), **rates)  # type: ignore[arg-type]
         self._content_critic = torch.optim.Adam(self.critics.content.parameters(), **rates)  # type: ignore[arg-type]
-        self._average = AveragedModel(self.networks, avg_fn=_moving_average(config.average_decay))
+        self._average = AveragedModel(self.networks, avg_fn=moving_average(config.average_decay))
 
     def start_from(self, tensors: Mapping[str, Tensor], *, where: str) -> None:
         """Begin with the networks of another training; critics, moments and the signs of the modalities are this one's.
@@ -391,13 +387,3 @@ def measure_attributes(model: StyleModel, samples: Sequence[Sample], modalities:
     for sample, number in zip(samples, modalities, strict=True):
         encoded[number].append(model.encode_attribute(sample.image[None], torch.tensor([number]))[0].cpu())
     return AttributeStatistics.of([torch.stack(one) for one in encoded])
-
-
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """An average that is short at the start, so that it forgets the untrained weights soon."""
-
-    def average(kept: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
-        count = int(updates)
-        return kept.lerp(new, 1 - min(decay, (1 + count) / (10 + count)))
-
-    return average

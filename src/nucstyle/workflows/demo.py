@@ -21,6 +21,7 @@ from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.workflows.discover import DiscoverConfig, Discovery, find_modalities, write_discovery
 from nucstyle.workflows.evaluate import largest_modality, score_files
+from nucstyle.workflows.load import load_segmenter
 from nucstyle.workflows.predict import predict_into
 from nucstyle.workflows.recipes import segmenter_recipe, style_recipe
 from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter, load_arm
@@ -149,7 +150,7 @@ def _run_cell(
     progress: Progress,
 ) -> Mapping[str, Any]:
     """Train one arm, predict the validation images, score the written files; returns the scores by TTA mode."""
-    overrides = [f"steps={config.segmenter_steps}", f"checkpoint_every={config.checkpoint_every}"]
+    overrides = [f"steps={config.segmenter_steps}", f"checkpoint_every={config.checkpoint_every}", "measure_every=0"]
     recipe = segmenter_recipe("lite", overrides)
     precision = resolve_precision(recipe.training.precision, device)
     model, sha256 = load_arm(arm, style if arm == "style" else None, device=device, precision=precision)
@@ -157,7 +158,8 @@ def _run_cell(
     segmenter_run = SegmenterRun(train, arm, model, sha256, recipe, seed, device)
     with RunFolder.open(path, segmenter_run.config("cell"), resume=True) as run:
         if not run.is_finished():
-            segmenter = fit_segmenter(run, segmenter_run, progress=progress)
+            fit_segmenter(run, segmenter_run, progress=progress)
+            segmenter = load_segmenter(run.path, device=device, precision=precision)
             modalities = {record.id: record.modality for record in validation.records}
             scores = {}
             for tta in config.tta:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from nucstyle.core.errors import WeightsError
 from nucstyle.core.installation import choose_device
@@ -111,9 +112,9 @@ def load_segmenter(what: str | Path, *, device: str = "auto", precision: Precisi
 
 
 def save_segmenter(path: Path, segmenter: Segmenter, provenance: Mapping[str, Any]) -> str:
-    """Write a segmenter file with where it comes from; returns the SHA-256."""
+    """Write a segmenter file with where it comes from, in half precision; returns the SHA-256."""
     tensors, values = segmenter.state()
-    return save_weights(path, tensors, kind="segmenter", metadata={**values, **provenance})
+    return save_weights(path, _half(tensors), kind="segmenter", metadata={**values, **provenance})
 
 
 def load_judge(what: str | Path, *, device: str = "auto", precision: Precision = "auto") -> ForegroundJudge:
@@ -134,8 +135,11 @@ def load_judge(what: str | Path, *, device: str = "auto", precision: Precision =
 def save_judge(path: Path, judge: ForegroundJudge, provenance: Mapping[str, Any]) -> str:
     """Write a judge file with where it comes from, in half precision; returns the SHA-256."""
     tensors, values = judge.state()
-    half = {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
-    return save_weights(path, half, kind="judge", metadata={**values, **provenance})
+    return save_weights(path, _half(tensors), kind="judge", metadata={**values, **provenance})
+
+
+def _half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
 
 
 def load_trunk() -> Lite0Trunk:

@@ -22,7 +22,8 @@ from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
 from nucstyle.segmentation.decode import Decoded
 from nucstyle.segmentation.detector import Segmenter
-from nucstyle.segmentation.tta import TestTimeAugmentation, segment
+from nucstyle.segmentation.tiling import segment
+from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.workflows.load import find_weights, load_segmenter
 from nucstyle.workflows.provenance import data_fingerprint
 
@@ -60,7 +61,7 @@ def predict(
         out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `report.html`.
         progress: Shown to the person.
         weights: Segmenter weights: a name, a file or a run.
-        tta: `none`, `fast` or `full`.
+        tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         overwrite: Replace a run in `out`.
@@ -122,6 +123,11 @@ def predict_into(
                 decoded = segment(segmenter, sample.image, tta)
                 _write_one(folder, sample, decoded)
                 rows.extend(_object_rows(sample, decoded))
+                if decoded.is_capped:
+                    most = segmenter.config.max_nuclei
+                    progress.say(
+                        f"warning: {sample.id}: {most} nuclei, as many as the model may find; there may be more"
+                    )
                 counts[record.id] = len(decoded.scores)
             progress.advance(index + 1)
     _write_objects(folder / "objects.csv", rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,11 @@ from nucstyle.core.config import to_table
 from nucstyle.core.errors import OptionError, WeightsError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, deterministic, resolve_precision
-from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.core.protocols import SILENT, Progress, Translator
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
 from nucstyle.data.run_folder import RunFolder, check_target
-from nucstyle.data.weights import Weights, copy_durably, load_weights
+from nucstyle.data.weights import Weights, load_weights
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import style_grid
@@ -35,11 +36,14 @@ from nucstyle.training.judge_trainer import JudgeRecipe, JudgeTrainer
 from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
 from nucstyle.workflows.discover import DiscoverConfig, find_modalities, numbers, read_modality_model, write_discovery
+from nucstyle.workflows.fit import Choice, fit, follow
 from nucstyle.workflows.load import WEIGHTS, find_weights, load_judge, load_style, load_trunk, save_judge, save_style
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
-from nucstyle.workflows.style_selection import Selection
+from nucstyle.workflows.selection import Selection
+from nucstyle.workflows.style_quality import StyleQuality
 
+STAGE = "train style model"
 GRID_PX = 192
 """Side of a tile in the sample grids."""
 
@@ -149,7 +153,8 @@ def train_style(
     style_run_batches(style_run)  # refuses what cannot be trained on, before anything is written
     with process_group(place) as group:
         if not group.is_first:
-            follow(out, style_run, group)
+            trainer = make_trainer(style_run, group)
+            follow(trainer, out, settled.training, stage=STAGE, device=place, group=group)
             return out
         with RunFolder.open(out, style_run.config(), resume=resume, overwrite=overwrite, inputs=inputs) as run:
             with RunFolder.open(run.path / "modalities", settings.to_table(), resume=True) as sub:
@@ -247,15 +252,6 @@ def make_trainer(style_run: StyleRun, group: Group) -> StyleTrainer:
     return trainer
 
 
-def follow(out: Path, style_run: StyleRun, group: Group) -> None:
-    """Take part in a training whose files the first process writes."""
-    trainer = make_trainer(style_run, group)
-    if group.any(False):  # the first one found the run finished
-        return
-    with deterministic(style_run.device):
-        run_loop(trainer, out, style_run.recipe.training, stage="train style model", progress=SILENT, group=group)
-
-
 def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group: Group = SINGLE) -> None:
     """Train in an open run folder until `weights.safetensors` and `result.json` are there."""
     if group.any(run.is_finished()):
@@ -264,7 +260,6 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
     run.write_environment(device=style_run.device, precision=style_run.precision)
     trainer, sources = make_trainer(style_run, group), _grid_sources(style_run)
     fit_judge(run, style_run, progress=progress)
-    selection = _selection(run, style_run) if style_run.chooses else None
 
     def save(path: Path, step: int) -> None:
         spread = measure_attributes(
@@ -275,35 +270,23 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
         origin = provenance(style_run.train, recipe.name, style_run.seed, step)
         save_style(path, trainer.model(model_of.names, model_of.number, spread), model_of, origin)
 
-    def snapshot(step: int) -> None:
+    def draw(step: int) -> None:
         grid = run.path / "samples" / f"grid-{step:06d}.png"
         if not grid.exists():
             draw_style_grid(grid, trainer.model(model_of.names, model_of.number, None), sources)
-        if selection is not None and selection.is_due(step, recipe.training.steps) and not selection.has(step):
-            partial = run.path / "measured.safetensors"
-            save(partial, step)
-            progress.say(f"measuring the model of step {step} on validation images")
-            model = load_style(partial, device=style_run.device, precision=style_run.precision)
-            selection.consider(step, model, lambda path: partial.replace(path))
-            partial.unlink(missing_ok=True)
 
-    with deterministic(style_run.device):
-        run_loop(
-            trainer,
-            run.path,
-            recipe.training,
-            stage="train style model",
-            progress=progress,
-            snapshot=snapshot,
-            group=group,
-        )
-        best = selection.best() if selection is not None else None
-        if selection is not None and best is None:
-            progress.say("warning: no measured model is there to choose from; the last one is taken")
-        if best is None:
-            save(run.path / WEIGHTS, recipe.training.steps)
-        else:
-            copy_durably(best[1], run.path / WEIGHTS)
+    taken = fit(
+        trainer,
+        run.path,
+        recipe.training,
+        stage=STAGE,
+        device=style_run.device,
+        save=save,
+        choice=_choice(run, style_run) if style_run.chooses else None,
+        draw=draw,
+        progress=progress,
+        group=group,
+    )
     run.write_result(
         {
             "format": 1,
@@ -311,19 +294,17 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
             "seed": style_run.seed,
             "recipe": recipe.name,
             "steps": recipe.training.steps,
-            "taken_step": best[0] if best else recipe.training.steps,
+            "taken_step": taken,
             "modalities": list(model_of.names),
             "skipped_steps": skipped_steps(run.path),
         }
     )
 
 
-def _selection(run: RunFolder, style_run: StyleRun) -> Selection:
-    """What chooses the best model."""
+def _choice(run: RunFolder, style_run: StyleRun) -> Choice[Translator]:
+    """How the best model is found."""
     assert style_run.validation is not None
-    return Selection(
-        run.path,
-        style_run.recipe.training.measure_every,
+    measure = StyleQuality(
         style_run.validation,
         style_run.train,
         style_run.modality_model,
@@ -331,6 +312,8 @@ def _selection(run: RunFolder, style_run: StyleRun) -> Selection:
         load_trunk(),
         style_run.seed,
     )
+    selection = Selection(run.path, style_run.recipe.training.measure_every, measure)
+    return Choice(selection, partial(load_style, device=style_run.device, precision=style_run.precision))
 
 
 def networks_of(weights: Weights) -> dict[str, Tensor]:

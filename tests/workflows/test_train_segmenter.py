@@ -1,0 +1,142 @@
+"""`train-segmenter`: the best by validation, going on from weights, and what is refused."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from nucstyle.data.run_folder import read_config
+from nucstyle.data.weights import load_weights
+from nucstyle.workflows.load import load_segmenter
+from nucstyle.workflows.selection import Selection
+
+SETTINGS = ("steps=2", "checkpoint_every=1", "size_px=64", "batch_size=1", "pyramid_channels=16", "box_head_size=32")
+TINY = tuple(word for one in (*SETTINGS, "mask_layers=1") for word in ("--set", one))
+LAST = (*TINY, "--set", "measure_every=0")
+CHOSEN = (*TINY, "--set", "measure_every=1")
+
+
+@pytest.fixture
+def manifest(write_pairs):
+    """Two modalities; the last field of each is for validation."""
+    folder = write_pairs("data", fluorescence=3, stained=3)
+    path = folder / "manifest.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "image", "labels", "modality", "split", "field_of_view"])
+        for number in range(6):
+            name, split = f"field-{number}", "validation" if number % 3 == 2 else "train"
+            writer.writerow([name, f"images/{name}.png", f"labels/{name}.png", ("dapi", "he")[number // 3], split, ""])
+    return path
+
+
+def tensors(run):
+    return load_weights(run / "weights.safetensors", kind="segmenter").tensors
+
+
+def test_the_best_model_by_validation_images_is_taken(run_verb, manifest, tmp_path):
+    result = run_verb("train-segmenter", manifest, "--out", "run", *CHOSEN)
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run"
+    lines = [json.loads(line) for line in (run / "measures.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    for line in lines:
+        assert line["quality"] == pytest.approx((line["all"] + line["minority"]) / 2, abs=1e-5)
+    best = max(lines, key=lambda line: line["quality"])["step"]
+    assert json.loads((run / "result.json").read_text())["taken_step"] == best
+    metadata = load_weights(run / "weights.safetensors", kind="segmenter").metadata
+    assert metadata["steps"] == best
+    assert metadata["trained_on"] == ["field-0", "field-1", "field-3", "field-4"]
+    assert read_config(run)["data"]["validation"]["images"] == 2
+    assert "Scores on validation images" in (run / "report.html").read_text()
+    load_segmenter(run)
+
+
+def test_a_run_that_was_killed_while_it_measured_ends_with_the_same_bytes(run_verb, manifest, tmp_path, monkeypatch):
+    assert run_verb("train-segmenter", manifest, "--out", "whole", *CHOSEN).exit_code == 0
+
+    def killed(self, step, model, save):
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Selection, "consider", killed)
+    assert run_verb("train-segmenter", manifest, "--out", "broken", *CHOSEN).exit_code != 0
+    result = run_verb("train-segmenter", manifest, "--out", "broken", "--resume", *CHOSEN)
+    assert result.exit_code == 0, result.output
+    for name in ("measures.jsonl", "weights.safetensors", "result.json"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_new_run_goes_on_from_weights(run_verb, manifest, tmp_path):
+    assert run_verb("train-segmenter", manifest, "--out", "first", *LAST).exit_code == 0
+    still = (*LAST, "--set", "learning_rate=1e-12")
+    result = run_verb("train-segmenter", manifest, "--out", "second", "--init", "first", *still)
+    assert result.exit_code == 0, result.output
+    first, second = tensors(tmp_path / "first"), tensors(tmp_path / "second")
+    for name, tensor in first.items():
+        assert float((tensor.float() - second[name].float()).abs().max()) < 1e-3, name
+    assert "init_sha256" in read_config(tmp_path / "second")
+    wider = (*still, "--set", "box_head_size=40")
+    result = run_verb("train-segmenter", manifest, "--out", "third", "--init", "first", *wider)
+    assert result.exit_code == 2
+    assert "--init" in result.output
+    assert not (tmp_path / "third").exists()
+
+
+def test_weights_are_stored_in_half_precision(run_verb, manifest, tmp_path):
+    assert run_verb("train-segmenter", manifest, "--out", "run", *LAST).exit_code == 0
+    kinds = {str(tensor.dtype) for tensor in tensors(tmp_path / "run").values() if tensor.is_floating_point()}
+    assert kinds == {"torch.float16"}
+
+
+def test_a_trunk_file_is_for_a_resnet_only(run_verb, manifest):
+    result = run_verb("train-segmenter", manifest, "--out", "run", "--trunk", "x.pth", *LAST)
+    assert result.exit_code == 2
+    assert "brings its own weights" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("recipe", ["deep-retina", "mirzaev"])
+def test_the_published_recipes_start_step_go_on_and_predict_on_a_cpu(run_verb, manifest, tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr("nucstyle.workflows.train_segmenter.imagenet_file", lambda: None)
+    verb = ("train-segmenter", manifest, "--out", "run", "--recipe", recipe, "--set", "checkpoint_every=1")
+    short = (*verb, "--set", "steps=2", "--set", "batch_size=1", "--set", "precision=fp32")
+    result = run_verb(*short)
+    assert result.exit_code == 0, result.output
+    assert "it starts at random" in result.output
+    config = read_config(tmp_path / "run")
+    assert config["recipe"]["segmenter"]["resnet_norm"] == "batch"
+    whole = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    for name in ("result.json", "weights.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+    result = run_verb(*short, "--resume")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole
+    result = run_verb(
+        "predict", manifest.parent / "images" / "field-0.png", "--out", "found", "--weights", "run", "--tta", "none"
+    )
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_published_recipe_runs_with_the_light_network(run_verb, manifest, tmp_path):
+    verb = (
+        "train-segmenter",
+        manifest,
+        "--out",
+        "run",
+        "--recipe",
+        "mirzaev",
+        "--set",
+        "network=lite",
+        "--set",
+        "steps=3",
+    )
+    result = run_verb(*verb, "--set", "pyramid_channels=32", "--set", "batch_size=1", "--set", "checkpoint_every=3")
+    assert result.exit_code == 0, result.output
+    assert "trunk_sha256" not in read_config(tmp_path / "run")
