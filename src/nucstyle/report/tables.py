@@ -102,6 +102,7 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
         [
             "source",
             "target",
+            "misses",
             "images",
             "nuclei kept",
             "interval (few images: each)",
@@ -111,13 +112,12 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
             "recognised",
             "kernel distance (untranslated, floor)",
             "cycle error",
-            "misses",
         ]
     ]
     for pair in result["pairs"]:
         images = f"{pair['images']}{' of train' if pair['from_train'] else ''}"
         if not pair["draws"]:
-            table.append([pair["source"], pair["target"], images, *["-"] * 9])
+            table.append([pair["source"], pair["target"], "-", images, *["-"] * 8])
             continue
         distances = [pair[f"kernel_distance{part}"] for part in ("", "_untranslated", "_floor")]
         first, *others = ["-" if one is None else f"{one:.1f}" for one in distances]
@@ -125,6 +125,7 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
             [
                 pair["source"],
                 pair["target"],
+                missed(pair),
                 images,
                 f"{pair['nuclei_kept']:.2f}",
                 _interval(pair),
@@ -134,7 +135,6 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
                 f"{pair['recognised']:.2f}",
                 f"{first} ({', '.join(others)})",
                 f"{pair['cycle_error']:.3f}",
-                missed(pair),
             ]
         )
     return table
