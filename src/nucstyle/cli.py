@@ -283,6 +283,10 @@ def predict(
     tta: Annotated[
         str, typer.Option(help="Test-time augmentation: none, fast, full; or as published: deep-retina, mirzaev.")
     ] = "fast",
+    diameter: Annotated[
+        float | None,
+        typer.Option(metavar="PX", min=1, help="Of a typical nucleus, in pixels [default: found out]."),
+    ] = None,
     device: Device = "auto",
     format_: Format = None,
     overwrite: Overwrite = False,
@@ -298,6 +302,7 @@ def predict(
                 progress=progress,
                 weights=weights,
                 tta=tta,
+                diameter_px=diameter,
                 device=device,
                 format=format_,
                 overwrite=overwrite,

@@ -407,3 +407,43 @@ def test_where_nothing_is_found_a_second_look_is_taken_at_smaller_nuclei():
         decoded = segment(detector, image, TestTimeAugmentation("none"))
         assert len(decoded.scores) == count
     assert 1000 < int((decoded.labels > 0).sum()) < 1700  # the disc has 1257 pixels, at its own size again
+
+
+class Focused(Thresholding):
+    """Sees only what is shown at 20 to 50 px, and is surest at 32."""
+
+    def detect_boxes(self, image):
+        boxes, scores = super().detect_boxes(image)
+        width = boxes[:, 2] - boxes[:, 0]
+        seen = (width >= 10) & (width <= 200)
+        return boxes[seen], (scores - 0.01 * (width - 32).abs())[seen].clamp(0.51, 1)
+
+
+@pytest.mark.parametrize("radius", [5, 16, 60])
+def test_nuclei_far_from_the_usual_size_get_a_second_look_at_the_right_one(radius):
+    image = spots(400, 400, ellipses=[(130, 140, radius, radius), (280, 260, radius, radius)])
+    plain, looking_twice = Focused(), Focused()
+    plain.inference = InferenceConfig(enlarge_below_px=0)
+    looking_twice.inference = InferenceConfig(enlarge_below_px=0, rescale_beyond=2.0)
+    for detector in (plain, looking_twice):
+        decoded = segment(detector, image, TestTimeAugmentation("none"))
+        assert len(decoded.scores) == 2
+    far = radius in (5, 60)
+    assert plain.calls == 1
+    assert looking_twice.calls == (2 if far else 1)
+    assert (float(decoded.scores[1]) > 0.85) == (radius != 5 or far)
+
+
+def test_a_diameter_that_is_told_is_what_nuclei_are_shown_by():
+    looked_at = []
+
+    class Watching(Thresholding):
+        def see(self, image):
+            looked_at.append(tuple(image.shape[1:]))
+            return image
+
+    detector = Watching()
+    detector.inference = InferenceConfig(diameter_px=32)
+    segment(detector, torch.zeros(3, 100, 150), TestTimeAugmentation("none"), diameter_px=8)
+    segment(detector, torch.zeros(3, 500, 600), TestTimeAugmentation("none"), diameter_px=64)
+    assert looked_at == [(400, 600), (250, 300)]

@@ -111,6 +111,11 @@ class InferenceConfig:
     """Whether nuclei that fall apart when better ones have taken their pixels are dropped."""
     dilate: bool = False
     """Whether each nucleus grows by one pixel in the four directions."""
+    diameter_px: Annotated[float, Gt(0)] = 32.0
+    """The diameter at which the detector is shown nuclei whose size is known."""
+    rescale_beyond: Annotated[float, Ge(0)] = 0.0
+    """Where the nuclei found are shown on median so many times smaller or larger than that, a second look is taken at the right
+    size; 0 = none is."""
     retry_shrink: Annotated[float, Ge(1)] = 1.0
     """Where nothing is found, a second look is taken with nuclei so many times smaller; 1 = none is."""
     tile_px: Annotated[int, Ge(64)] = 1024

@@ -14,34 +14,57 @@ from torchvision.ops import nms
 from nucstyle.core.errors import ImageError
 from nucstyle.core.sample import Prediction
 from nucstyle.segmentation.decode import Decoded, decode
-from nucstyle.segmentation.detector import Segmenter
+from nucstyle.segmentation.detector import InferenceConfig, Segmenter
 from nucstyle.segmentation.tta import TestTimeAugmentation
 
 
-def segment(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation) -> Decoded:
+def segment(
+    segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation, *, diameter_px: float | None = None
+) -> Decoded:
     """Image -> label map, by the segmenter's own thresholds.
 
     Args:
         segmenter: Trained.
         image: (3, H, W) float32 in [0, 1], any size.
         mode: Views to look at.
+        diameter_px: Of a typical nucleus, in pixels of the image; None = as the segmenter's `InferenceConfig` says.
 
     Raises:
         ImageError: Another shape, or pixels that are not finite or not in [0, 1].
     """
     if mode.merge is not None:
         alone = [TestTimeAugmentation([view]) for view in mode.views]
-        return mode.merge([_decoded(segmenter, image, one) for one in alone])
-    return _decoded(segmenter, image, mode)
+        return mode.merge([_decoded(segmenter, image, one, diameter_px) for one in alone])
+    return _decoded(segmenter, image, mode, diameter_px)
 
 
-def _decoded(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation) -> Decoded:
-    """The label map of an image, looked at again if nothing is found and the recipe says so."""
+def _decoded(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation, diameter_px: float | None) -> Decoded:
+    """The label map of an image, looked at again at another size if the recipe says so."""
+    _check(image)
     inference = segmenter.inference
-    prediction = predict_tiles(segmenter, image, mode, min_score=inference.score)
-    if not len(prediction) and inference.retry_shrink > 1:
-        prediction = predict_tiles(segmenter, image, mode, min_score=inference.score, shrink=inference.retry_shrink)
+    if diameter_px is not None:
+        factor = inference.diameter_px / diameter_px
+        return decode(predict_tiles(segmenter, image, mode, factor=factor, min_score=inference.score), inference)
+    factor = inference.magnification((int(image.shape[1]), int(image.shape[2])))
+    prediction = predict_tiles(segmenter, image, mode, factor=factor, min_score=inference.score)
+    change = _change_of_size(prediction, factor, inference)
+    if change is not None:
+        second = predict_tiles(segmenter, image, mode, factor=factor * change, min_score=inference.score)
+        if float(second.scores.sum()) > float(prediction.scores.sum()):
+            prediction = second
     return decode(prediction, inference)
+
+
+def _change_of_size(prediction: Prediction, factor: float, inference: InferenceConfig) -> float | None:
+    """How many times larger nuclei should be shown in a second look; None = the first one will do."""
+    if not len(prediction):
+        return 1 / inference.retry_shrink if inference.retry_shrink > 1 else None
+    if not inference.rescale_beyond:
+        return None
+    sides = (prediction.boxes[:, 2:] - prediction.boxes[:, :2]).clamp(min=1)
+    shown = float(sides.prod(dim=1).sqrt().median()) * factor
+    change = inference.diameter_px / shown
+    return change if max(change, 1 / change) > inference.rescale_beyond else None
 
 
 def predict_tiles(
@@ -49,8 +72,8 @@ def predict_tiles(
     image: Tensor,
     mode: TestTimeAugmentation,
     *,
+    factor: float | None = None,
     min_score: float = 0.0,
-    shrink: float = 1.0,
 ) -> Prediction:
     """Find the nuclei of one image of any size.
 
@@ -58,8 +81,8 @@ def predict_tiles(
         segmenter: Trained; its `InferenceConfig` says how large tiles are and how much they overlap.
         image: (3, H, W) float32 in [0, 1].
         mode: Views to look at.
+        factor: Magnification; None = what the segmenter does with an image of this size.
         min_score: Boxes below are left out.
-        shrink: How much smaller than usual nuclei are shown to the detector.
 
     Returns:
         Boxes in pixels of the image, best first. A nucleus that is larger than two overlaps may be cut at a seam.
@@ -69,7 +92,7 @@ def predict_tiles(
     """
     _check(image)
     size, inference = (int(image.shape[1]), int(image.shape[2])), segmenter.inference
-    image, factor = inference.prepare(image), inference.magnification(size) / shrink
+    image, factor = inference.prepare(image), inference.magnification(size) if factor is None else factor
     side, margin = max(1, round(inference.tile_px / factor)), round(inference.overlap_px / factor)
     down, across = (_parts(length, side) for length in size)
     if len(down) * len(across) == 1:

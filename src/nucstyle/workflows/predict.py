@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from skimage.measure import regionprops_table
@@ -50,6 +51,7 @@ def predict(
     progress: Progress = SILENT,
     weights: Path | str,
     tta: str = "fast",
+    diameter_px: float | None = None,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     overwrite: bool = False,
@@ -62,6 +64,7 @@ def predict(
         progress: Shown to the person.
         weights: Segmenter weights: a name, a file or a run.
         tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
+        diameter_px: Of a typical nucleus, in pixels; None = the segmenter finds out.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         overwrite: Replace a run in `out`.
@@ -80,10 +83,14 @@ def predict(
     inputs = [Path(images), weights_file, *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     sha256 = load_weights(weights_file, kind="segmenter").sha256
-    config = {"verb": "predict", "tta": tta, "weights_sha256": sha256, "data": data_fingerprint(dataset)}
+    config: dict[str, Any] = {"verb": "predict", "tta": tta, "weights_sha256": sha256, "data": data_fingerprint(dataset)}
+    if diameter_px is not None:
+        config["diameter_px"] = diameter_px
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=str(segmenter.device), precision="as loaded")
-        found, refused = predict_into(run.path, dataset, segmenter, merge, progress=progress, stage=f"predict ({tta})")
+        found, refused = predict_into(
+            run.path, dataset, segmenter, merge, diameter_px=diameter_px, progress=progress, stage=f"predict ({tta})"
+        )
         counts = {name: {"n_nuclei": count} for name, count in found.items()}
         run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": counts})
         write_report(run.path)
@@ -99,6 +106,7 @@ def predict_into(
     segmenter: Segmenter,
     tta: TestTimeAugmentation,
     *,
+    diameter_px: float | None = None,
     progress: Progress,
     stage: str,
 ) -> tuple[dict[str, int], list[str]]:
@@ -120,7 +128,7 @@ def predict_into(
             except ImageError as error:
                 refused.append(str(error))
             else:
-                decoded = segment(segmenter, sample.image, tta)
+                decoded = segment(segmenter, sample.image, tta, diameter_px=diameter_px)
                 _write_one(folder, sample, decoded)
                 rows.extend(_object_rows(sample, decoded))
                 if decoded.is_capped:
