@@ -175,6 +175,8 @@ def train_segmenter(
         TrainingError: The losses do not stay finite.
         Interrupted: A signal; `resume` goes on.
     """
+    if not is_first_process():
+        progress = SILENT
     settled, place = segmenter_recipe(recipe, overrides), device_of_process(choose_device(device))
     settled, trunk_file = with_trunk(settled, trunk, progress)
     translator, sha256 = load_arm(
@@ -184,8 +186,6 @@ def train_segmenter(
     inputs = [Path(data), Path(recipe), *(Path(one) for one in (style, init, trunk) if one), *dataset.files]
     if is_first_process():
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
-    else:
-        progress = SILENT
     train, validation = dataset.training_part(), dataset.part("validation", keep=True).annotated()
     require_labels(train, "training a segmenter")
     start = load_weights(find_weights(init, "segmenter"), kind="segmenter") if init else None
