@@ -67,3 +67,12 @@ def test_three_lines_restyle_an_image(shipped, field):
     assert restyled.shape == image.shape
     assert restyled.dtype == image.dtype
     assert not (restyled == image).all()
+
+
+def test_info_describes_every_shipped_file(run_verb):
+    folder = resources.files("nucstyle.weights")
+    for name, kind in (("style-dsb2018", "style"), ("judge-dsb2018", "judge"), ("lite0-imagenet", "trunk")):
+        result = run_verb("info", folder.joinpath(f"{name}.safetensors"))
+        assert result.exit_code == 0, result.output
+        assert kind in result.output
+    assert "dsb2018" in run_verb("info").output

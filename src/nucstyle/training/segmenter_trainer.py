@@ -103,7 +103,9 @@ class SegmenterRecipe:
         """In which stage a step lies, from 0."""
         shares = [stage.share for stage in self.training.stages]
         ends = [sum(shares[: number + 1]) / sum(shares) for number in range(len(shares))]
-        return next((k for k, end in enumerate(ends) if (step - 0.5) / self.training.steps < end), max(0, len(ends) - 1))
+        return next(
+            (k for k, end in enumerate(ends) if (step - 0.5) / self.training.steps < end), max(0, len(ends) - 1)
+        )
 
 
 class SegmenterBatches:

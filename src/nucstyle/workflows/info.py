@@ -16,6 +16,7 @@ from nucstyle.data.weights import Weights, load_weights
 from nucstyle.workflows.load import WEIGHTS, shipped
 
 _LONG = ("trained_on", "masks_seen", "modality_model")
+_KINDS = ("style", "segmenter", "judge", "trunk")
 
 
 def info(what: str | None = None, out: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def _installation() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "shipped style weights": ", ".join(shipped("style")) or "none yet",
         "shipped segmenter weights": ", ".join(shipped("segmenter")) or "none yet",
+        "shipped judges": ", ".join(shipped("judge")) or "none yet",
     }
 
 
@@ -67,11 +69,11 @@ def _describe(path: Path) -> dict[str, Any]:
         }
         weights = path / WEIGHTS
         return {**described, **_describe(weights)} if weights.is_file() else described
-    for kind in ("style", "segmenter"):
+    for kind in _KINDS:
         try:
             return {"weights": kind, **_weights(load_weights(path, kind=kind))}
         except InputError as error:
-            if kind == "segmenter" or "weights are needed here" not in str(error):
+            if kind == _KINDS[-1] or "weights are needed here" not in str(error):
                 raise
     msg = f"{path}: neither a weights file nor a run folder"
     raise InputError(msg)

@@ -83,7 +83,12 @@ def predict(
     inputs = [Path(images), weights_file, *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     sha256 = load_weights(weights_file, kind="segmenter").sha256
-    config: dict[str, Any] = {"verb": "predict", "tta": tta, "weights_sha256": sha256, "data": data_fingerprint(dataset)}
+    config: dict[str, Any] = {
+        "verb": "predict",
+        "tta": tta,
+        "weights_sha256": sha256,
+        "data": data_fingerprint(dataset),
+    }
     if diameter_px is not None:
         config["diameter_px"] = diameter_px
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
