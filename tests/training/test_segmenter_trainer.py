@@ -14,7 +14,7 @@ from nucstyle.augment.geometric import CropConfig, RandomCrop
 from nucstyle.augment.steps import Cut, ShiftChannels
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core import rng
-from nucstyle.core.errors import ImageError, Interrupted
+from nucstyle.core.errors import ConfigError, ImageError, Interrupted
 from nucstyle.core.precision import autocast, deterministic
 from nucstyle.core.sample import Sample
 from nucstyle.segmentation.detector import Segmenter
@@ -187,7 +187,7 @@ def test_the_averaged_weights_follow_those_that_learn(segmenter_trainer_of, segm
     same(dict(at_once.averaged().network.state_dict()), dict(at_once.segmenter.network.state_dict()))
     name = "roi_heads.box_predictor.part.cls_score.weight"
     now, kept = (dict(one.network.named_parameters())[name] for one in (slow.segmenter, slow.averaged()))
-    assert 0 < float((kept - start[name]).norm()) < float((now - start[name]).norm())
+    assert 0 < float((kept - start[name]).detach().norm()) < float((now - start[name]).detach().norm())
     assert slow.averaged().inference == slow.segmenter.inference
 
 
@@ -260,6 +260,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(segmenter_trainer_of):
 
 
 def staged(segmenter_recipe_of, *stages, **training):
+    training = {"learning_rate": 8e-4, **training}
     return segmenter_recipe_of(
         stages=tuple(
             Stage(**{"share": 1.0, "learning_rate": 1e-3, "augmentations": (Cut(step="cut", side_px=64),), **one})
@@ -275,6 +276,11 @@ def test_stages_follow_each_other_by_their_shares(segmenter_recipe_of):
     short = staged(segmenter_recipe_of, {"share": 30}, {"share": 20}, {"share": 50}, steps=2)
     assert [short.stage_number(step) for step in (1, 2)] == [0, 2]
     assert segmenter_recipe_of(steps=9).stage_number(9) == 0
+
+
+def test_a_rate_that_has_no_effect_is_refused(segmenter_recipe_of):
+    with pytest.raises(ConfigError, match="has no effect in a recipe of stages"):
+        staged(segmenter_recipe_of, {}, learning_rate=1e-4)
 
 
 def test_each_stage_has_its_rate_and_its_augmentations(segmenter_recipe_of, segmenter_trainer_of, sample_of):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from nucstyle.cli import app
 from nucstyle.workflows.demo import demo
 
-TINY_DEMO = ("style_steps=3", "segmenter_steps=8", "checkpoint_every=4")
+TINY_DEMO = ("style_steps=3", "segmenter_steps=8", "checkpoint_every=4", 'tta=["none"]')
 
 
 @pytest.fixture

@@ -33,14 +33,14 @@ def test_the_run_folder_holds_exactly_what_is_promised(tiny_demo):
     }
     for cell in cell_folders(tiny_demo).values():
         assert sorted(path.name for path in (cell / "checkpoints").iterdir()) == ["step-000004", "step-000008"]
-        assert len(list((cell / "tta-fast" / "predictions").glob("*_labels.tif"))) == 12
+        assert len(list((cell / "tta-none" / "predictions").glob("*_labels.tif"))) == 12
 
 
 def test_the_numbers_are_those_of_the_written_label_files(tiny_demo):
     result = json.loads((tiny_demo / "result.json").read_text())
     truth = {sample.id: sample.labels for sample in open_dataset(sample_folder()).part("validation")}
     for arm, cell in cell_folders(tiny_demo).items():
-        for tta in ("none", "fast"):
+        for tta in ("none",):
             reported = result["arms"][arm]["seeds"]["0"][tta]
             assert reported["n_images"] == len(truth) == 12
             scores = {}
@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_the_written_label_files(tiny_demo):
 
 
 def test_the_scores_of_modalities_are_means_over_their_images(tiny_demo):
-    reported = json.loads((tiny_demo / "result.json").read_text())["arms"]["none"]["seeds"]["0"]["fast"]
+    reported = json.loads((tiny_demo / "result.json").read_text())["arms"]["none"]["seeds"]["0"]["none"]
     with (tiny_demo / "modalities" / "manifest.csv").open() as file:
         modality = {row["id"]: row["modality"] for row in csv.DictReader(file)}
     for name, summary in reported["modalities"].items():
@@ -62,7 +62,7 @@ def test_the_scores_of_modalities_are_means_over_their_images(tiny_demo):
 
 
 def test_every_prediction_has_the_size_of_its_image(tiny_demo):
-    predictions = cell_folders(tiny_demo)["style"] / "tta-fast" / "predictions"
+    predictions = cell_folders(tiny_demo)["style"] / "tta-none" / "predictions"
     for record in open_dataset(sample_folder()).part("validation").records:
         with Image.open(record.image) as image:
             assert tuple(read_labels(predictions / f"{record.id}_labels.tif").shape) == image.size[::-1]

@@ -78,6 +78,11 @@ def test_a_new_run_goes_on_from_weights(run_verb, manifest, tmp_path):
     for name, tensor in first.items():
         assert float((tensor.float() - second[name].float()).abs().max()) < 1e-3, name
     assert "init_sha256" in read_config(tmp_path / "second")
+    manifest.write_text(manifest.read_text().replace("field-4.png,he,train", "field-4.png,he,validation"))
+    assert run_verb("train-segmenter", manifest, "--out", "fewer", "--init", "first", *still).exit_code == 0
+    assert (
+        "field-4" in load_weights(tmp_path / "fewer" / "weights.safetensors", kind="segmenter").metadata["trained_on"]
+    )
     wider = (*still, "--set", "box_head_size=40")
     result = run_verb("train-segmenter", manifest, "--out", "third", "--init", "first", *wider)
     assert result.exit_code == 2

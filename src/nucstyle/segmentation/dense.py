@@ -26,7 +26,30 @@ _SAME_IOU = 0.3
 
 
 class DenseProposals(RegionProposalNetwork):  # type: ignore[misc]
-    """Proposals that are not taught that a sliver at the border of a crop is background."""
+    """Proposals that are not taught that a sliver at the border of a crop is background.
+
+    The threshold of objectness holds in prediction alone: in training, boxes that are hardly taken for nuclei are examples too.
+    """
+
+    score_thresh: float
+
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[tuple[int, int]],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As torchvision's, without a threshold in training."""
+        threshold = self.score_thresh
+        self.score_thresh = 0.0 if self.training else threshold
+        try:
+            kept: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
+                proposals, objectness, image_shapes, num_anchors_per_level
+            )
+            return kept
+        finally:
+            self.score_thresh = threshold
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]

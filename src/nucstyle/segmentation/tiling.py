@@ -11,11 +11,16 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from nucstyle.core.errors import ImageError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.sample import Prediction
 from nucstyle.segmentation.decode import Decoded, decode
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter
 from nucstyle.segmentation.tta import TestTimeAugmentation
+
+_SEAM_PX = 8
+"""Tiles do not agree on the centre of a nucleus to the pixel: what lies so near beyond a seam (enlarged) is taken too."""
+_MOST_CHANGE = 4.0
+"""A second look shows nuclei at most so many times larger or smaller than the first."""
 
 
 def segment(
@@ -31,7 +36,11 @@ def segment(
 
     Raises:
         ImageError: Another shape, or pixels that are not finite or not in [0, 1].
+        OptionError: A diameter that is not positive.
     """
+    if diameter_px is not None and not diameter_px > 0:
+        msg = f"the diameter of a nucleus must be positive, got {diameter_px}"
+        raise OptionError(msg)
     if mode.merge is not None:
         alone = [TestTimeAugmentation([view]) for view in mode.views]
         return mode.merge([_decoded(segmenter, image, one, diameter_px) for one in alone])
@@ -64,7 +73,9 @@ def _change_of_size(prediction: Prediction, factor: float, inference: InferenceC
     sides = (prediction.boxes[:, 2:] - prediction.boxes[:, :2]).clamp(min=1)
     shown = float(sides.prod(dim=1).sqrt().median()) * factor
     change = inference.diameter_px / shown
-    return change if max(change, 1 / change) > inference.rescale_beyond else None
+    if max(change, 1 / change) <= inference.rescale_beyond:
+        return None
+    return min(_MOST_CHANGE, max(1 / _MOST_CHANGE, change))
 
 
 def predict_tiles(
@@ -97,7 +108,7 @@ def predict_tiles(
     down, across = (_parts(length, side) for length in size)
     if len(down) * len(across) == 1:
         return mode.predict(segmenter, image, factor=factor, min_score=min_score)
-    found = []
+    slack, found = min(margin, max(1, round(_SEAM_PX / factor))), []
     for top, bottom in down:
         for left, right in across:
             y, x = max(0, top - margin), max(0, left - margin)
@@ -105,11 +116,11 @@ def predict_tiles(
             seen = mode.predict(segmenter, tile, factor=factor, min_score=min_score)
             boxes = seen.boxes + seen.boxes.new_tensor([x, y, x, y])
             middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-            own = (middle >= middle.new_tensor([left, top])) & (middle < middle.new_tensor([right, bottom]))
-            inside = own.all(dim=1)
+            low, high = middle.new_tensor([left, top]) - slack, middle.new_tensor([right, bottom]) + slack
+            inside = ((middle >= low) & (middle < high)).all(dim=1)
             found.append((boxes[inside], seen.scores[inside], seen.masks[inside], seen.is_capped))
     boxes, scores, masks = (torch.cat([one[part] for one in found]) for part in range(3))  # type: ignore[misc]
-    # Two tiles may see the centre of one nucleus on different sides of their seam.
+    # Near a seam two tiles may have found the same nucleus.
     kept = nms(boxes, scores, segmenter.config.box_nms_iou)
     capped = any(one[3] for one in found)
     return Prediction(boxes=boxes[kept], scores=scores[kept], masks=masks[kept], size=size, is_capped=capped)

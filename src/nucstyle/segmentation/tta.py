@@ -128,8 +128,9 @@ class TestTimeAugmentation:
             factor = segmenter.inference.magnification((height, width))
         seen = [self._see(segmenter, image, view, factor) for view in self.views]
         found = [self._boxes(segmenter, one) for one in seen]
-        is_capped = any(len(scores) >= segmenter.config.max_nuclei for _, scores in found)
-        boxes, scores = _merge(found, iou=segmenter.config.box_nms_iou, limit=segmenter.config.max_nuclei)
+        limit = segmenter.config.max_nuclei
+        boxes, scores = _merge(found, iou=segmenter.config.box_nms_iou, limit=limit)
+        is_capped = len(boxes) >= limit or any(len(scores) >= limit for _, scores in found)
         boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
         if len(boxes):
             masks = torch.stack([self._masks(segmenter, one, boxes) for one in seen]).mean(dim=0)

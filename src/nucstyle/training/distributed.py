@@ -1,7 +1,8 @@
 """Several processes that train one model together (`torchrun`), and a single one as the simplest case.
 
-Every process draws its own part of each batch and computes gradients of means over it; the gradients are averaged. Since all
-losses are means over the batch, and masked ones are divided by its size, that is the gradient of the joint batch. What must
+Every process draws its own part of each batch and computes gradients of means over it; the gradients are averaged. In the
+style training all losses are means over the batch, and masked ones are divided by its size, so that is the gradient of the
+joint batch; those of the segmenter are means over sampled regions, so it is the mean of the processes' gradients. What must
 not differ between the processes, stopping and skipping a step, they agree on. The first process writes the run folder, the
 others read it: on several nodes it must lie where all of them see it.
 """

@@ -17,6 +17,7 @@ from nucstyle.augment.geometric import CropConfig, RandomCrop
 from nucstyle.augment.steps import Step, mosaic
 from nucstyle.core import rng
 from nucstyle.core.config import STRICT
+from nucstyle.core.errors import ConfigError
 from nucstyle.core.precision import Precision
 from nucstyle.core.sample import Sample
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
@@ -31,6 +32,8 @@ from nucstyle.training.checkpoint import (
 )
 from nucstyle.training.distributed import SINGLE, Group
 from nucstyle.training.loop import LoopConfig, check_finite, check_gradient, one_cycle, set_rate
+
+_PEAK_RATE = 8e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ class SegmenterTrainingConfig(LoopConfig):
     """Crops a step."""
     optimizer: Literal["adamw", "sgd", "adam-amsgrad"] = "adamw"
     """sgd has a momentum of 0.9."""
-    learning_rate: Annotated[float, Gt(0)] = 8e-4
+    learning_rate: Annotated[float, Gt(0)] = _PEAK_RATE
     """Peak rate; it rises for a tenth of the steps and falls along a cosine. Stages have their own."""
     stages: tuple[Stage, ...] = ()
     """In order, each with its rate and augmentations; none = the recipe's crop throughout."""
@@ -80,6 +83,9 @@ class SegmenterTrainingConfig(LoopConfig):
 
     def __post_init__(self) -> None:
         self.check_measures(self.measure_every)
+        if self.stages and self.learning_rate != _PEAK_RATE:
+            msg = f"learning_rate {self.learning_rate} has no effect in a recipe of stages, each has its own; change stages"
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,9 +138,7 @@ def predict_into(
                 rows.extend(_object_rows(sample, decoded))
                 if decoded.is_capped:
                     most = segmenter.config.max_nuclei
-                    progress.say(
-                        f"warning: {sample.id}: {most} nuclei, as many as the model may find; there may be more"
-                    )
+                    progress.say(f"warning: {sample.id}: the limit of {most} nuclei a tile was met; there may be more")
                 counts[record.id] = len(decoded.scores)
             progress.advance(index + 1)
     _write_objects(folder / "objects.csv", rows)

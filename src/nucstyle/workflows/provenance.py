@@ -8,6 +8,7 @@ from typing import Any
 
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import LOG, read_log
+from nucstyle.data.weights import Weights
 
 
 def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
@@ -26,14 +27,21 @@ def _size(path: Path | None) -> int:
     return sum(file.stat().st_size for file in ([path] if path.is_file() else sorted(path.iterdir())))
 
 
-def provenance(dataset: Dataset, recipe: str, seed: int, steps: int) -> dict[str, Any]:
-    """What a weights file says of its training: the ids it saw, the ids whose masks it saw, recipe, seed, steps."""
+def provenance(dataset: Dataset, recipe: str, seed: int, steps: int, start: Weights | None = None) -> dict[str, Any]:
+    """What a weights file says of its training: the ids it saw, the ids whose masks it saw, recipe, seed, steps.
+
+    What the weights that it went on from had seen, it has seen as well.
+    """
+    earlier = start.metadata if start else {}
+    seen = {record.id for record in dataset.records}
+    masks = {record.id for record in dataset.records if record.labels is not None}
     return {
-        "trained_on": sorted(record.id for record in dataset.records),
-        "masks_seen": sorted(record.id for record in dataset.records if record.labels is not None),
+        "trained_on": sorted(seen | set(earlier.get("trained_on", ()))),
+        "masks_seen": sorted(masks | set(earlier.get("masks_seen", ()))),
         "recipe": recipe,
         "seed": seed,
         "steps": steps,
+        **({"init_sha256": start.sha256} if start else {}),
     }
 
 

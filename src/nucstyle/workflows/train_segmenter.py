@@ -103,8 +103,14 @@ class SegmenterRun:
         return f"train segmenter ({self.arm})"
 
     def chains(self) -> list[list[Augmentation]]:
-        """The augmentations of each stage in the order of their application: the recipe's, then the arm's."""
+        """The augmentations of each stage in the order of their application.
+
+        The arm comes after the crop of `lite`, since that is less work, but before the steps of a published recipe: they bring
+        in black from beyond the field, and the colours of an image are measured by its majority.
+        """
         arm = [StyleTransfer(self.style, p=0.5)] if self.style is not None else []
+        if self.recipe.training.stages:
+            return [[*arm, *chain] for chain in self.recipe.chains()]
         return [[*chain, *arm] for chain in self.recipe.chains()]
 
 
@@ -195,6 +201,8 @@ def train_segmenter(
     train.read_all(progress)
     if segmenter_run.chooses:
         validation.read_all(progress)
+    elif settled.training.measure_every:
+        progress.say("no annotated validation images: no model is scored while training, the last one is taken")
     make_segmenter(segmenter_run)  # refuses weights that do not fit, before anything is written
     with process_group(place) as group:
         if not group.is_first:
@@ -281,7 +289,7 @@ def fit_segmenter(run: RunFolder, segmenter_run: SegmenterRun, *, progress: Prog
     trainer = make_trainer(segmenter_run, group)
 
     def save(path: Path, step: int) -> None:
-        origin = provenance(train, recipe.name, segmenter_run.seed, step)
+        origin = provenance(train, recipe.name, segmenter_run.seed, step, segmenter_run.init)
         extra = {"augment": segmenter_run.arm, "style_sha256": segmenter_run.style_sha256}
         save_segmenter(path, trainer.averaged(), {**origin, **extra})
 

@@ -149,6 +149,8 @@ def train_style(
     style_run = StyleRun(train, found.model, settled, seed, place, start, validation, process_count())
     if style_run.chooses:
         validation.read_all(progress)
+    elif settled.training.measure_every and settled.training.judge_steps:
+        progress.say("no annotated validation images: no model is measured while training, the last one is taken")
     warn_without_masks(train, progress)
     style_run_batches(style_run)  # refuses what cannot be trained on, before anything is written
     with process_group(place) as group:
@@ -267,7 +269,7 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
             style_run.train,
             numbers(model_of, style_run.train.records),
         )
-        origin = provenance(style_run.train, recipe.name, style_run.seed, step)
+        origin = provenance(style_run.train, recipe.name, style_run.seed, step, style_run.init)
         save_style(path, trainer.model(model_of.names, model_of.number, spread), model_of, origin)
 
     def draw(step: int) -> None:
