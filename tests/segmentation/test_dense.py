@@ -8,10 +8,11 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.ops import box_iou
 
 from nucstyle.core.rng import generator, seeded
 from nucstyle.core.sample import Sample
-from nucstyle.segmentation.dense import cut_masks, is_ignored
+from nucstyle.segmentation.dense import cut_masks, is_ignored, lean_iou
 from nucstyle.segmentation.targets import to_detection_target
 
 
@@ -52,6 +53,13 @@ def test_the_losses_are_torchvisions_where_nothing_is_ignored(segmenter, sample_
     assert ours.keys() == theirs.keys()
     for name, loss in ours.items():
         torch.testing.assert_close(loss, theirs[name], msg=name)
+
+
+def test_overlaps_are_torchvisions():
+    corner = torch.rand(100, 2, generator=generator("overlap")) * 50
+    boxes = torch.cat([corner, corner + 1 + torch.rand(100, 2, generator=generator("size")) * 30], dim=1)
+    assert torch.equal(lean_iou(boxes[:70], boxes), box_iou(boxes[:70], boxes))
+    assert lean_iou(boxes[:0], boxes).shape == (0, 100)
 
 
 def sliver_at_the_border():

@@ -7,6 +7,7 @@ target is a label map, and masks are cut out of it for the regions that the mask
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from nucstyle.segmentation.targets import NUCLEUS
 # N = nuclei, R = regions, A = anchors, H, W = size of the image, S = side of a mask
 
 _CHUNK = 32
-"""Masks that are cut out of a label map at a time."""
+"""Nuclei that are looked at together where memory counts."""
 _SAME_IOU = 0.3
 """An anchor or region that overlaps a nucleus so much is about that nucleus."""
 
@@ -32,6 +33,10 @@ class DenseProposals(RegionProposalNetwork):  # type: ignore[misc]
     """
 
     score_thresh: float
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401  (torchvision's own)
+        super().__init__(*arguments, **named)
+        self.box_similarity = lean_iou
 
     def filter_proposals(
         self,
@@ -97,6 +102,14 @@ class DenseHeads(RoIHeads):  # type: ignore[misc]
         ]
         mask_loss = F.binary_cross_entropy_with_logits(logits, torch.cat(wanted)) if len(logits) else logits.sum()
         return [], {"loss_classifier": class_loss, "loss_box_reg": box_loss, "loss_mask": mask_loss}
+
+
+def lean_iou(nuclei: Tensor, boxes: Tensor) -> Tensor:
+    """(N, 4), (A, 4) -> (N, A) overlaps, as torchvision's `box_iou`, whose intermediate tensors are several times as large."""
+    overlaps = nuclei.new_empty((len(nuclei), len(boxes)))
+    for start in range(0, len(nuclei), _CHUNK):
+        overlaps[start : start + _CHUNK] = box_iou(nuclei[start : start + _CHUNK], boxes)
+    return overlaps
 
 
 def is_ignored(boxes: Tensor, target: Mapping[str, Tensor]) -> Tensor:
