@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from nucstyle.core.photometry import COLOURS, between, canonical
 from nucstyle.style.blocks import ResidualBlock, UpBlock, convolution, pixel_norm
 from nucstyle.style.networks import (
     Attribute,
@@ -27,7 +28,6 @@ from nucstyle.style.networks import (
     StyleNetworkConfig,
     TranslationNetworks,
 )
-from nucstyle.style.photometry import COLOURS, between, canonical
 
 # B = batch, K = modalities, W = base width, E = size of the style code, H, W = size of the image
 

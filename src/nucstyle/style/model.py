@@ -15,12 +15,12 @@ from torch import Generator, Tensor
 from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import build, to_table
 from nucstyle.core.errors import OptionError, WeightsError
+from nucstyle.core.photometry import COLOURS, apart, measure_colours
 from nucstyle.core.precision import Autocast
 from nucstyle.core.protocols import AttributeMode
 from nucstyle.core.rng import generator, integer, uniform
 from nucstyle.style.method import make_networks
 from nucstyle.style.networks import STRIDE, StyleNetworkConfig, TranslationNetworks
-from nucstyle.style.photometry import COLOURS, apart, measure_colours
 
 # B = batch, K = modalities, A = attribute size
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nucstyle.core.photometry import MIN_SPAN, apart, between, beyond, canonical, measure_colours, measure_stops
 from nucstyle.core.rng import generator
-from nucstyle.style.photometry import MIN_SPAN, apart, between, canonical, measure_colours
 
 
 def discs(background, objects, size=96):
@@ -75,3 +75,36 @@ def test_the_lookup_table_gives_a_grey_image_back():
     colours = measure_colours(image, 1)[None]
     height = canonical(image[None], colours).mean(dim=1, keepdim=True)
     torch.testing.assert_close(between(height, colours)[0], image, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("polarity", "levels"), [(1, (0.1, 0.5, 0.9)), (-1, (0.9, 0.5, 0.2))])
+def test_the_third_colour_is_that_of_the_farthest_pixels(polarity, levels):
+    background, objects, extreme = levels
+    image, _ = discs([background] * 3, [objects] * 3)
+    ys, xs = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    image[:, ((ys % 32 - 16) ** 2 + (xs % 32 - 16) ** 2) < 9] = extreme  # the middle of each disc
+    stops = measure_stops(image, polarity)
+    torch.testing.assert_close(stops[0], torch.full((3,), background))
+    torch.testing.assert_close(stops[2], torch.full((3,), extreme))
+    between_them = polarity * (stops[1] - stops[0])
+    assert bool((between_them > 0).all())
+    assert bool((between_them < abs(extreme - background)).all())
+
+
+@given(
+    st.integers(0, 1000), st.sampled_from([1, -1]), st.tuples(st.integers(1, 300), st.integers(1, 40)), st.booleans()
+)
+def test_the_first_two_of_three_colours_are_the_two_and_the_third_is_never_nearer(seed, polarity, size, flat):
+    image = torch.rand((3, *size), generator=generator("stops", seed))
+    image = image * 0 + image[:, :1, :1] if flat else image
+    stops = measure_stops(image, polarity)
+    assert torch.equal(stops[:2].flatten(), measure_colours(image, polarity))
+    assert polarity * float(stops[2].mean() - stops[1].mean()) >= 0
+    assert 0 <= float(stops.min()) <= float(stops.max()) <= 1
+
+
+def test_an_extreme_on_the_wrong_side_of_the_objects_is_theirs():
+    dark, light = torch.full((3,), 0.2), torch.full((3,), 0.8)
+    assert beyond(light, dark, 1) is light
+    assert beyond(light, dark, -1) is dark
+    assert beyond(dark, light, -1) is dark

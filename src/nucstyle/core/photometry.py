@@ -1,4 +1,4 @@
-"""Which colours an image has: that of its background and that of its objects, measured without masks.
+"""Which colours an image has: of its background, of its objects and of their extreme, measured without masks.
 
 They are taken once from a whole image and used for every tile of it, so that tiles agree with the whole.
 """
@@ -12,6 +12,8 @@ COLOURS = 6
 """Numbers that are measured: R, G, B of the background, then R, G, B of the objects."""
 MIN_SPAN = 0.04
 """Least difference between the greys of background and objects, in [0, 1]; an empty field has none of its own."""
+STOPS = 3
+"""Colours of a curve: background, objects, and what is farthest from the background."""
 _APART_TURNS = 16
 """A saturated channel cannot move, so the others go farther; each turn makes up for two thirds of what is missing, or more."""
 _SIDE_PX = 128
@@ -35,14 +37,62 @@ def measure_colours(image: Tensor, polarity: int) -> Tensor:
     Returns:
         (6,) float32 in [0, 1]: background, then objects, whose greys differ by at least `MIN_SPAN` in the right direction.
     """
+    pixels, background, height = _heights(image, polarity)
+    return torch.cat(_two_colours(pixels, background, height, _top(height), polarity))
+
+
+def measure_stops(image: Tensor, polarity: int) -> Tensor:
+    """Measure the colours of the background, of the objects and of the extreme, the nucleus maximum.
+
+    The first two are those of `measure_colours`. The extreme is the mean of what lies at or beyond the 99.5 percentile.
+
+    Args:
+        image: (3, H, W) in [0, 1].
+        polarity: 1 if objects are brighter than their surroundings, -1 if darker.
+
+    Returns:
+        (3, 3) float32 in [0, 1], a row each for background, objects and extreme; the grey of the extreme is at least as far
+        from the background's as that of the objects.
+    """
+    pixels, background, height = _heights(image, polarity)
+    top = _top(height)
+    background, objects = _two_colours(pixels, background, height, top, polarity)
+    extreme = pixels[:, height >= top].mean(dim=1) if top > 0 else objects
+    return torch.stack([background, objects, beyond(extreme, objects, polarity)])
+
+
+def beyond(extreme: Tensor, objects: Tensor, polarity: int) -> Tensor:
+    """The extreme, or the objects' colour where the extreme is not on the far side of it.
+
+    Args:
+        extreme: (3,) in [0, 1].
+        objects: (3,) in [0, 1].
+        polarity: 1 or -1.
+
+    Returns:
+        (3,) in [0, 1].
+    """
+    return extreme if polarity * (extreme.mean() - objects.mean()) >= 0 else objects
+
+
+def _heights(image: Tensor, polarity: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(3, H, W) -> pixels (3, N), colour of the background (3,), grey above it towards the objects (N,)."""
     step = max(1, int((image.shape[1] * image.shape[2]) ** 0.5 / _SIDE_PX))
     pixels = image[:, ::step, ::step].flatten(1).float()
     background = pixels.median(dim=1).values
-    height = polarity * (pixels.mean(dim=0) - background.mean())
-    # A quantile by sorting: torch.quantile refuses large inputs.
-    top = height.sort().values[min(height.numel() - 1, int(_TOP * height.numel()))]
+    return pixels, background, polarity * (pixels.mean(dim=0) - background.mean())
+
+
+def _top(height: Tensor) -> Tensor:
+    """A quantile by sorting: torch.quantile refuses large inputs."""
+    return height.sort().values[min(height.numel() - 1, int(_TOP * height.numel()))]
+
+
+def _two_colours(
+    pixels: Tensor, background: Tensor, height: Tensor, top: Tensor, polarity: int
+) -> tuple[Tensor, Tensor]:
     objects = pixels[:, height >= top / 2].mean(dim=1) if top > 0 else background
-    return torch.cat(apart(background, objects, polarity))
+    return apart(background, objects, polarity)
 
 
 def apart(background: Tensor, objects: Tensor, polarity: int) -> tuple[Tensor, Tensor]:
