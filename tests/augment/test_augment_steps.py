@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import find_objects
 
 from nucstyle.augment.steps import Cut, Enlarge, FillHoles, Fit, Flip, ShiftChannels, Turn, mosaic
 from nucstyle.core.rng import generator
@@ -181,3 +182,20 @@ def test_a_mosaic_is_four_fields_with_the_nuclei_of_all():
     assert made.history[-1].drawn == {"ids": ["0", "1", "2", "3"]}
     bare = dataclasses.replace(samples[2], labels=None)
     assert mosaic((samples[0], samples[1], bare, samples[3]), 128).labels is None
+
+
+def test_fields_in_a_mosaic_keep_their_shape_and_their_modality_where_they_share_one():
+    """Discs stay discs in a field twice as wide as high."""
+    wide = dataclasses.replace(discs(), modality="one")
+    image, labels = (torch.cat([one, one], dim=-1) for one in (wide.image, wide.labels))
+    wide = dataclasses.replace(wide, image=image, labels=labels)
+    made = mosaic((wide,) * 4, 128)
+    assert made.modality == "one"
+    assert mosaic((wide, wide, wide, dataclasses.replace(wide, modality="two")), 128).modality is None
+    whole = [
+        (rows.stop - rows.start, columns.stop - columns.start)
+        for rows, columns in find_objects(made.labels.numpy())
+        if rows.start % 64 and columns.start % 64 and rows.stop % 64 and columns.stop % 64
+    ]
+    assert len(whole) >= 4
+    assert all(abs(height - width) <= 1 for height, width in whole)

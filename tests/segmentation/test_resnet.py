@@ -45,13 +45,23 @@ def test_a_grey_image_of_the_mean_of_imagenet_is_nothing_to_it(trunk):
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone.body.", "module."])
-@pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_weights_of_a_classifier_or_a_detector_are_taken(tensors, prefix, norm):
-    taken = ResNetTrunk(8, norm)
+def test_weights_of_a_classifier_or_a_detector_are_taken(tensors, prefix):
+    taken = ResNetTrunk(8, "frozen")
     named = {prefix + name: one for name, one in tensors.items()} | {"rpn.head.conv.weight": torch.zeros(3)}
     taken.load(named, where="test")
     for name in ("conv1.weight", "layer4.2.conv3.weight", "bn1.running_var"):
         assert torch.equal(taken.layers.body.state_dict()[name], tensors[name])
+
+
+def test_the_norm_of_a_trunk_from_scratch_learns_and_keeps_nothing_of_the_batches_that_it_saw():
+    trunk = ResNetTrunk(8, "group").train()
+    before = {name: one.clone() for name, one in trunk.named_buffers()}
+    image = torch.rand(2, 3, 64, 64)
+    both, alone = trunk(image)["0"], trunk(image[:1])["0"]
+    assert torch.allclose(both[:1], alone, atol=1e-4)
+    assert all(torch.equal(one, before[name]) for name, one in trunk.named_buffers())
+    both.sum().backward()
+    assert float(trunk.layers.body.bn1.weight.grad.abs().sum()) > 0
 
 
 def test_weights_of_another_network_are_refused(trunk, tensors):

@@ -124,7 +124,8 @@ def segmenter_recipe_of():
                 anchors_per_image=64,
                 regions_per_image=32,
             ),
-            crop=CropConfig(size_px=64, zoom_low=0.9, zoom_high=1.2),
+            # A recipe of stages has no crop of its own.
+            crop=CropConfig() if given.get("stages") else CropConfig(size_px=64, zoom_low=0.9, zoom_high=1.2),
         )
 
     return make

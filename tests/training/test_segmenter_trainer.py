@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nucstyle.augment.geometric import CropConfig, RandomCrop
-from nucstyle.augment.steps import Cut, ShiftChannels
+from nucstyle.augment.steps import Cut, Enhance, ShiftChannels
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core import rng
 from nucstyle.core.errors import ConfigError, ImageError, Interrupted
@@ -135,13 +135,18 @@ def test_an_image_that_comes_again_is_cut_anew_when_modalities_are_balanced_too(
     assert not any(torch.equal(one, other) for one, other in pairwise(cuts))
 
 
-def test_dark_crops_are_enhanced_where_that_is_asked_for(segmenter_recipe_of, sample_of):
+def test_what_is_done_to_whole_fields_comes_before_they_are_cut(segmenter_recipe_of, sample_of):
+    """Contrast is enhanced over the field, as in prediction: a crop shows what the enhanced field shows there."""
     dim = dataclasses.replace(sample_of(0), image=sample_of(0).image * 0.1)
     recipe = segmenter_recipe_of()
-    bright = dataclasses.replace(recipe, inference=dataclasses.replace(recipe.inference, clahe=True))
-    plain, enhanced = (float(SegmenterBatches([dim], [[]], one, 0).draw(1)[0][0].max()) for one in (recipe, bright))
-    assert plain < 0.1
-    assert enhanced > 0.5
+    cut = Cut(step="cut", side_px=32)
+    batches = SegmenterBatches([dim], [[cut]], recipe, 0, fields=[Enhance()])
+    enhanced = SegmenterBatches([Enhance().augment(dim, torch.Generator())], [[cut]], recipe, 0)
+    later = SegmenterBatches([dim], [[cut, Enhance()]], recipe, 0)
+    image = batches.draw(1)[0][0]
+    assert image.shape == (3, 32, 32)
+    assert torch.equal(image, enhanced.draw(1)[0][0])
+    assert not torch.equal(image, later.draw(1)[0][0])
 
 
 def test_an_image_without_annotation_is_refused_by_its_name(batches_of, sample_of):
@@ -330,16 +335,46 @@ def test_every_size_of_image_comes_equally_often_where_a_stage_says_so(segmenter
     assert second.count(8) / len(second) == pytest.approx(0.5, abs=0.08)
 
 
-def test_mosaics_are_made_of_training_images(segmenter_recipe_of, sample_of):
-    recipe = staged(
-        segmenter_recipe_of, {"mosaic_p": 1.0, "mosaic_side_px": 64, "augmentations": ()}, batch_size=2, steps=4
-    )
-    samples = [sample_of(number) for number in range(6)]
+def flat(number, value, size=(40, 40)):
+    """A field of one grey with one nucleus."""
+    labels = torch.zeros(size, dtype=torch.int32)
+    labels[size[0] // 2 - 4 : size[0] // 2 + 4, size[1] // 2 - 4 : size[1] // 2 + 4] = 1
+    return Sample(id=str(number), image=torch.full((3, *size), value), labels=labels, modality=str(value > 0.8))
+
+
+def test_mosaics_show_four_training_images_with_their_nuclei(segmenter_recipe_of):
+    stage = {"mosaic_p": 1.0, "mosaic_side_px": 64, "augmentations": ()}
+    recipe = staged(segmenter_recipe_of, stage, batch_size=2, steps=4)
+    samples = [flat(number, number / 10) for number in range(6)]
     batches = SegmenterBatches(samples, recipe.chains(), recipe, 0)
     images, targets = batches.draw(1)
-    assert {tuple(image.shape) for image in images} == {(3, 64, 64)}
-    assert all(len(target["boxes"]) > 12 for target in targets)
+    for image, target in zip(images, targets, strict=True):
+        assert image.shape == (3, 64, 64)
+        quarters = [image[:, y : y + 32, x : x + 32].round(decimals=3).unique() for y in (0, 32) for x in (0, 32)]
+        assert all(len(quarter) == 1 and round(float(quarter) * 10) in range(6) for quarter in quarters)
+        centres = ((target["boxes"][:, :2] + target["boxes"][:, 2:]) / 2).tolist()
+        assert sorted(centres) == [[16, 16], [16, 48], [48, 16], [48, 48]]
     assert equal_batches((images, targets), SegmenterBatches(samples, recipe.chains(), recipe, 0).draw(1))
+
+
+def test_the_others_of_a_mosaic_are_drawn_as_images_are(segmenter_recipe_of):
+    """One image of ten is rare; balanced, it fills half of all quarters."""
+    stage = {"mosaic_p": 1.0, "mosaic_side_px": 32, "augmentations": ()}
+    samples = [flat(number, 0.9 if number == 9 else number / 20) for number in range(10)]
+    names = [sample.modality for sample in samples]
+    shares = []
+    for balance in (0.0, 1.0):
+        recipe = staged(segmenter_recipe_of, stage, batch_size=5, steps=40, balance=balance)
+        batches = SegmenterBatches(samples, recipe.chains(), recipe, 0, names)
+        images = [image for step in range(1, 41) for image in batches.draw(step)[0]]
+        shares.append(float(torch.stack(images).gt(0.85).float().mean()))
+    assert shares[0] == pytest.approx(0.1, abs=0.03)
+    assert shares[1] == pytest.approx(0.5, abs=0.06)
+
+
+def test_settings_of_the_crop_that_have_no_effect_are_refused(segmenter_recipe_of):
+    with pytest.raises(ConfigError, match="crop have no effect in a recipe of stages"):
+        dataclasses.replace(staged(segmenter_recipe_of, {}), crop=CropConfig(size_px=96))
 
 
 # going on

@@ -102,18 +102,35 @@ def test_a_trunk_file_is_for_a_resnet_only(run_verb, manifest):
     assert "brings its own weights" in result.output
 
 
+def test_balance_without_names_of_modalities_is_refused(run_verb, manifest):
+    folder = manifest.parent
+    manifest.unlink()
+    result = run_verb("train-segmenter", folder, "--out", "run", "--set", "balance=1", *LAST)
+    assert result.exit_code == 2
+    assert "balance 1.0 needs to know the modality of each image" in result.output
+    assert "nucstyle discover" in result.output
+
+
+def test_weights_that_were_shown_images_otherwise_are_said(run_verb, manifest):
+    assert run_verb("train-segmenter", manifest, "--out", "first", *LAST).exit_code == 0
+    result = run_verb("train-segmenter", manifest, "--out", "second", "--init", "first", *LAST, "--set", "clahe=true")
+    assert result.exit_code == 0, result.output
+    assert "trained with clahe = False" in result.output
+    assert "--set clahe=false keeps it" in result.output
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("recipe", ["deep-retina", "mirzaev"])
 def test_the_published_recipes_start_step_go_on_and_predict_on_a_cpu(run_verb, manifest, tmp_path, recipe, monkeypatch):
-    monkeypatch.setattr("nucstyle.workflows.train_segmenter.imagenet_file", lambda: None)
+    monkeypatch.setattr("nucstyle.workflows.trunk.imagenet_file", lambda: None)
     verb = ("train-segmenter", manifest, "--out", "run", "--recipe", recipe, "--set", "checkpoint_every=1")
     short = (*verb, "--set", "steps=2", "--set", "batch_size=1", "--set", "precision=fp32")
     result = run_verb(*short)
     assert result.exit_code == 0, result.output
     assert "it starts at random" in result.output
     config = read_config(tmp_path / "run")
-    assert config["recipe"]["segmenter"]["resnet_norm"] == "batch"
+    assert config["recipe"]["segmenter"]["resnet_norm"] == "group"
     whole = (tmp_path / "run" / "weights.safetensors").read_bytes()
     for name in ("result.json", "weights.safetensors"):
         (tmp_path / "run" / name).unlink()

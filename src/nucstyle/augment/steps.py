@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar, Literal, cast
 
 import torch
@@ -19,6 +19,7 @@ from scipy.ndimage import binary_fill_holes, find_objects
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation
+from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import STRICT, told_apart_by
 from nucstyle.core.labels import relabel
 from nucstyle.core.resize import resize_image, resize_labels
@@ -221,15 +222,33 @@ Step = Annotated[FillHoles | Enlarge | Fit | Turn | Cut | Flip | ShiftChannels, 
 """What a recipe may list; told apart by `step`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enhance(Augmentation):
+    """The contrast of a dark field is enhanced, as prediction does it where a segmenter is trained so; see `core.clahe`."""
+
+    config: ClaheConfig = field(default_factory=ClaheConfig)
+    """When and how much."""
+
+    def draw(self, sample: Sample, generator: Generator) -> Mapping[str, object] | None:
+        """Nothing is drawn."""
+        return {}
+
+    def apply(self, sample: Sample, drawn: Mapping[str, object]) -> Sample:
+        """Of the whole field: of a crop, the histograms would be others."""
+        return sample.with_pixels(enhance(sample.image, self.config), Applied(type(self).__name__, drawn))
+
+
 def mosaic(samples: tuple[Sample, Sample, Sample, Sample], side_px: int) -> Sample:
     """Four fields side by side, two and two, each brought to half the side (mirzaev).
+
+    A field that is not square keeps its shape: it is made to cover its quarter, and its middle is shown.
 
     Args:
         samples: Upper left, upper right, lower left, lower right; training images all.
         side_px: Of the whole, even.
 
     Returns:
-        (3, side_px, side_px) with the labels of all where all are annotated.
+        (3, side_px, side_px) with the labels of all where all are annotated, and their modality where they are of one.
     """
     half = side_px // 2
     image = torch.zeros(3, side_px, side_px)
@@ -237,15 +256,23 @@ def mosaic(samples: tuple[Sample, Sample, Sample, Sample], side_px: int) -> Samp
     first = 0
     for number, sample in enumerate(samples):
         rows, columns = (slice(half * k, half * (k + 1)) for k in divmod(number, 2))
-        image[:, rows, columns] = resize_image(sample.image, (half, half))
+        factor = half / min(sample.size)
+        size = max(half, round(sample.size[0] * factor)), max(half, round(sample.size[1] * factor))
+        middle = tuple(slice((side - half) // 2, (side - half) // 2 + half) for side in size)
+        image[:, rows, columns] = resize_image(sample.image, size)[:, *middle]
         if sample.labels is not None:
-            own = resize_labels(sample.labels, (half, half))
+            own = resize_labels(sample.labels, size)[middle]
             labels[rows, columns] = torch.where(own > 0, own + first, 0)
-            first += int(own.max()) if own.numel() else 0
+            first += int(own.max())
     annotated = all(sample.labels is not None for sample in samples)
-    made = Applied("mosaic", {"ids": [sample.id for sample in samples]})
-    kept = relabel(labels) if annotated else None
-    return replace(samples[0], image=image, labels=kept, history=(*samples[0].history, made))
+    modalities = {sample.modality for sample in samples}
+    return replace(
+        samples[0],
+        image=image,
+        labels=relabel(labels) if annotated else None,
+        modality=samples[0].modality if len(modalities) == 1 else None,
+        history=(*samples[0].history, Applied("mosaic", {"ids": [sample.id for sample in samples]})),
+    )
 
 
 def _changed(

@@ -41,8 +41,8 @@ class SegmenterConfig:
 
     network: Literal["lite", "resnet101"] = "lite"
     """The trunk: EfficientNet-Lite0, whose ImageNet weights are in the package, or ResNet-101 as published."""
-    resnet_norm: Literal["frozen", "batch"] = "frozen"
-    """resnet101: batch norm as it was loaded, or one that learns, for a trunk that starts at random."""
+    resnet_norm: Literal["frozen", "group"] = "frozen"
+    """resnet101: batch norm as it was loaded, or a group norm that learns, for a trunk that starts at random."""
     pyramid_channels: Count = 96
     """Channels of the feature pyramid."""
     box_head_size: Count = 512

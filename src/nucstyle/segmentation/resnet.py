@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,8 @@ from nucstyle.data.weights import load_state
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, as torchvision's and most published weights want them."""
+_GROUPS = 32
+"""Of channels, in a group norm; every layer of a ResNet has a multiple of it."""
 _PREFIXES = ("backbone.body.", "body.", "module.", "")
 """What may stand before the names in files of detectors and classifiers."""
 
@@ -30,15 +33,19 @@ class ResNetTrunk(nn.Module):
 
     Args:
         width: Channels of every map of the pyramid.
-        norm: `frozen` for weights that are loaded, `batch` for a trunk that starts at random.
+        norm: `frozen` batch norm for weights that are loaded; `group` norm, which learns, for a trunk that starts at random.
+            Two images a step are too few for the statistics of a batch (He et al., Rethinking ImageNet pre-training, 2018,
+            https://arxiv.org/abs/1811.08883).
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, width: int, norm: Literal["frozen", "batch"]) -> None:
+    def __init__(self, width: int, norm: Literal["frozen", "group"]) -> None:
         super().__init__()
-        body = resnet101(weights=None, norm_layer=FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d)
+        body = resnet101(
+            weights=None, norm_layer=FrozenBatchNorm2d if norm == "frozen" else partial(nn.GroupNorm, _GROUPS)
+        )
         levels = {f"layer{number + 1}": str(number) for number in range(4)}
         channels = [256, 512, 1024, 2048]
         self.layers = BackboneWithFPN(body, levels, channels, width)
@@ -62,6 +69,8 @@ class ResNetTrunk(nn.Module):
     def load(self, tensors: Mapping[str, Tensor], *, where: str) -> None:
         """Take the weights of a ResNet-101: a classifier's, or those inside a detector (COCO); heads are left out.
 
+        For a frozen norm, whose statistics come with the weights.
+
         Args:
             tensors: By torchvision's names, with or without a prefix.
             where: The file, for messages.
@@ -77,8 +86,7 @@ class ResNetTrunk(nn.Module):
             for name, one in tensors.items()
             if name.startswith(prefix) and name[len(prefix) :] in own
         }
-        counted = {name: one for name, one in own.items() if name.endswith("num_batches_tracked")}
-        load_state(body, {**counted, **fitting}, where=where)
+        load_state(body, fitting, where=where)
 
 
 def read_trunk_file(path: Path) -> dict[str, Tensor]:

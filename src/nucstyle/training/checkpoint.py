@@ -56,6 +56,11 @@ def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensor]) -> Path
     return folder
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has got as far as a checkpoint; it is not read."""
+    return bool(_folders(run))
+
+
 def latest_checkpoint(run: Path, warnings: list[str]) -> Checkpoint | None:
     """The newest checkpoint that can be read, or None for a run that has none yet.
 

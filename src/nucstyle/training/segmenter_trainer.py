@@ -99,6 +99,11 @@ class SegmenterRecipe:
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     crop: CropConfig = field(default_factory=CropConfig)
 
+    def __post_init__(self) -> None:
+        if self.training.stages and self.crop != CropConfig():
+            msg = "the settings of crop have no effect in a recipe of stages; change the augmentations of its stages"
+            raise ConfigError(msg)
+
     def chains(self) -> list[list[Augmentation]]:
         """The augmentations of each stage."""
         if not self.training.stages:
@@ -120,6 +125,7 @@ class SegmenterBatches:
     Args:
         samples: Annotated training images.
         chains: The augmentations of each stage, applied in order; geometry first.
+        fields: What is done to every whole field before that, and before mosaics are made of several.
         recipe: Sizes and stages.
         seed: Of the run.
         modalities: Name of the modality of each image, for `balance`; None = all are one.
@@ -132,8 +138,11 @@ class SegmenterBatches:
         recipe: SegmenterRecipe,
         seed: int,
         modalities: Sequence[str | None] | None = None,
+        *,
+        fields: Sequence[Augmentation] = (),
     ) -> None:
         self._samples, self._chains, self._recipe, self._seed = samples, chains, recipe, seed
+        self._fields = fields
         self._by_modality = _rarity(modalities or [None] * len(samples)) ** recipe.training.balance
         stages = recipe.training.stages
         self._by_size = _rarity([one.size for one in samples]) if any(one.equal_sizes for one in stages) else None
@@ -154,28 +163,39 @@ class SegmenterBatches:
         sample = self._samples[index]
         generator = rng.generator(self._seed, turn, sample.id)
         stages = self._recipe.training.stages
-        if stages and stages[stage].mosaic_p and rng.chance(stages[stage].mosaic_p, generator):
-            sample = self._mosaic(sample, stages[stage].mosaic_side_px, generator)
+        mosaic_p = stages[stage].mosaic_p if stages else 0.0
+        is_mosaic = mosaic_p > 0 and rng.chance(mosaic_p, generator)
+        sample = augment_in_order(sample, self._fields, generator)
+        if is_mosaic:
+            sample = self._mosaic(sample, stage, generator)
         augmented = augment_in_order(sample, self._chains[stage], generator)
-        target = to_detection_target(augmented, min_side_px=self._recipe.training.min_side_px)
-        return self._recipe.inference.prepare(augmented.image), target
+        return augmented.image, to_detection_target(augmented, min_side_px=self._recipe.training.min_side_px)
 
-    def _mosaic(self, sample: Sample, side_px: int, generator: Generator) -> Sample:
-        """The sample and three others; all are training images, since there are no others here."""
-        one, two, three = (self._samples[rng.integer(0, len(self._samples), generator)] for _ in range(3))
-        return mosaic((sample, one, two, three), side_px)
+    def _mosaic(self, sample: Sample, stage: int, generator: Generator) -> Sample:
+        """The sample and three others, as likely as in a batch; all are training images, since there are no others here."""
+        chances = self._chances(stage)
+        chances = torch.ones(len(self._samples)) if chances is None else chances
+        chosen = torch.multinomial(chances, 3, replacement=True, generator=generator).tolist()
+        one, two, three = (augment_in_order(self._samples[index], self._fields, generator) for index in chosen)
+        return mosaic((sample, one, two, three), self._recipe.training.stages[stage].mosaic_side_px)
 
     def _choose(self, position: int, stage: int) -> tuple[int, int]:
         """Which image comes, and a number that differs whenever the same image comes again."""
-        stages = self._recipe.training.stages
-        by_size = self._by_size if stages and stages[stage].equal_sizes else None
-        if self._recipe.training.balance or by_size is not None:
-            chances = self._by_modality if by_size is None else self._by_modality * by_size
+        chances = self._chances(stage)
+        if chances is not None:
             generator = rng.generator(self._seed, "balanced", position)
             return int(torch.multinomial(chances, 1, generator=generator)), position
         epoch, place = divmod(position, len(self._samples))
         order = torch.randperm(len(self._samples), generator=rng.generator(self._seed, "order", epoch))
         return int(order[place]), epoch
+
+    def _chances(self, stage: int) -> Tensor | None:
+        """(N,) how likely each image is, up to a factor; None = every image once an epoch."""
+        stages = self._recipe.training.stages
+        by_size = self._by_size if stages and stages[stage].equal_sizes else None
+        if by_size is not None:
+            return self._by_modality * by_size
+        return self._by_modality if self._recipe.training.balance else None
 
 
 def _rarity(groups: Sequence[object]) -> Tensor:

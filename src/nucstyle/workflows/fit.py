@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from nucstyle.core.config import to_toml
+from nucstyle.core.errors import OptionError
 from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.core.rng import derive_seed
 from nucstyle.data.weights import copy_durably
 from nucstyle.training.distributed import Group
 from nucstyle.training.loop import LoopConfig, Trainer, run_loop
@@ -81,6 +84,21 @@ def fit(
             progress.say("warning: no measured model is there to choose from; the last one is taken")
         save(run / WEIGHTS, config.steps)
         return config.steps
+
+
+def require_agreement(config: Mapping[str, Any], group: Group) -> None:
+    """Refuse to train together what is not the same training: other data, options or weights on another node.
+
+    Args:
+        config: What determines the result, as `config.toml` holds it.
+        group: The processes.
+
+    Raises:
+        OptionError: In every process, when one has another config.
+    """
+    if not group.agrees(derive_seed(to_toml(config))):
+        msg = "the processes were given different data, options or weights; give every node the same files and the same command"
+        raise OptionError(msg)
 
 
 def follow(trainer: Trainer, run: Path, config: LoopConfig, *, stage: str, device: str, group: Group) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from nucstyle.augment.base import Augmentation
+from nucstyle.augment.steps import Enhance
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core import rng
 from nucstyle.core.config import to_table
@@ -23,7 +23,7 @@ from nucstyle.data.weights import Weights, load_state, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.backbone import load_trunk_weights
 from nucstyle.segmentation.detector import Segmenter, build_trunk
-from nucstyle.segmentation.resnet import ResNetTrunk, imagenet_file, read_trunk_file
+from nucstyle.segmentation.resnet import ResNetTrunk, read_trunk_file
 from nucstyle.training.distributed import (
     SINGLE,
     Group,
@@ -34,15 +34,19 @@ from nucstyle.training.distributed import (
 )
 from nucstyle.training.segmenter_trainer import SegmenterBatches, SegmenterRecipe, SegmenterTrainer
 from nucstyle.workflows.evaluate import largest_modality
-from nucstyle.workflows.fit import Choice, fit, follow
+from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
 from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter, style_from_weights
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.segmenter_quality import SegmenterQuality
 from nucstyle.workflows.selection import Selection
+from nucstyle.workflows.trunk import TrunkSource, settle_trunk
 
 ARMS = ("none", "style")
 """What can be added to the recipe's own augmentations: nothing, or style transfer with p = 0.5."""
+
+_SHOWN_BY = ("clahe", "scaling", "side_px", "enlarge_below_px", "enlarge_factor", "diameter_px")
+"""Settings of `InferenceConfig` that say how images are shown to the detector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,8 @@ class SegmenterRun:
     """Annotated images to choose the best model by."""
     processes: int = 1
     """How many train together, each with a batch of its own."""
-    trunk: Path | None = None
-    """File of weights for a ResNet-101; None = it starts at random."""
+    trunk: TrunkSource = field(default_factory=TrunkSource)
+    """What a ResNet-101 starts with."""
 
     @property
     def precision(self) -> Literal["bf16", "fp32"]:
@@ -93,7 +97,7 @@ class SegmenterRun:
             **({"processes": self.processes} if self.processes > 1 else {}),
             **({"init_sha256": self.init.sha256} if self.init else {}),
             **({"style_sha256": self.style_sha256} if self.style_sha256 else {}),
-            **({"trunk_sha256": hashlib.sha256(self.trunk.read_bytes()).hexdigest()} if self.trunk else {}),
+            **({"trunk_sha256": self.trunk.sha256} if self.trunk.sha256 else {}),
         }
         return {**table, "data": data, "recipe": to_table(self.recipe)}
 
@@ -102,16 +106,19 @@ class SegmenterRun:
         """The name of the training on the screen."""
         return f"train segmenter ({self.arm})"
 
-    def chains(self) -> list[list[Augmentation]]:
-        """The augmentations of each stage in the order of their application.
+    def augmentations(self) -> tuple[list[Augmentation], list[list[Augmentation]]]:
+        """What is done to every whole field, and the augmentations of each stage in the order of their application.
 
-        The arm comes after the crop of `lite`, since that is less work, but before the steps of a published recipe: they bring
-        in black from beyond the field, and the colours of an image are measured by its majority.
+        The arm comes after the crop of `lite`, since that is less work. It comes first, on whole fields, in published recipes:
+        they bring in black from beyond the field, and the colours of an image are measured by its majority; and where
+        contrast is enhanced, since that is measured over the field, as in prediction.
         """
-        arm = [StyleTransfer(self.style, p=0.5)] if self.style is not None else []
-        if self.recipe.training.stages:
-            return [[*arm, *chain] for chain in self.recipe.chains()]
-        return [[*chain, *arm] for chain in self.recipe.chains()]
+        arm: list[Augmentation] = [StyleTransfer(self.style, p=0.5)] if self.style is not None else []
+        chains = self.recipe.chains()
+        enhanced: list[Augmentation] = [Enhance()] if self.recipe.inference.clahe else []
+        if self.recipe.training.stages or enhanced:
+            return [*arm, *enhanced], chains
+        return [], [[*chain, *arm] for chain in chains]
 
 
 def load_arm(
@@ -184,7 +191,8 @@ def train_segmenter(
     if not is_first_process():
         progress = SILENT
     settled, place = segmenter_recipe(recipe, overrides), device_of_process(choose_device(device))
-    settled, trunk_file = with_trunk(settled, trunk, progress)
+    start = load_weights(find_weights(init, "segmenter"), kind="segmenter") if init else None
+    settled, trunk_source = settle_trunk(settled, trunk, start=start, run=out if resume else None, progress=progress)
     translator, sha256 = load_arm(
         augment, style, device=place, precision=resolve_precision(settled.training.precision, place)
     )
@@ -194,9 +202,9 @@ def train_segmenter(
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     train, validation = dataset.training_part(), dataset.part("validation", keep=True).annotated()
     require_labels(train, "training a segmenter")
-    start = load_weights(find_weights(init, "segmenter"), kind="segmenter") if init else None
+    check_settings(settled, train, start, progress)
     segmenter_run = SegmenterRun(
-        train, augment, translator, sha256, settled, seed, place, start, validation, process_count(), trunk_file
+        train, augment, translator, sha256, settled, seed, place, start, validation, process_count(), trunk_source
     )
     train.read_all(progress)
     if segmenter_run.chooses:
@@ -204,12 +212,13 @@ def train_segmenter(
     elif settled.training.measure_every:
         progress.say("no annotated validation images: no model is scored while training, the last one is taken")
     make_segmenter(segmenter_run)  # refuses weights that do not fit, before anything is written
+    config = segmenter_run.config("train-segmenter")
     with process_group(place) as group:
+        require_agreement(config, group)
         if not group.is_first:
             trainer = make_trainer(segmenter_run, group)
             follow(trainer, out, settled.training, stage=segmenter_run.stage, device=place, group=group)
             return out
-        config = segmenter_run.config("train-segmenter")
         with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
             if not group.any(run.is_finished()):
                 taken = fit_segmenter(run, segmenter_run, progress=progress, group=group)
@@ -229,27 +238,26 @@ def train_segmenter(
     return out
 
 
-def with_trunk(
-    recipe: SegmenterRecipe, trunk: Path | str | None, progress: Progress
-) -> tuple[SegmenterRecipe, Path | None]:
-    """Find weights for a ResNet-101; without any it gets a norm that learns, and that is said.
+def check_settings(recipe: SegmenterRecipe, train: Dataset, start: Weights | None, progress: Progress) -> None:
+    """Refuse settings that could have no effect, and say where a recipe shows images otherwise than --init was trained with.
 
     Raises:
-        OptionError: A file is given, but the recipe's trunk is another.
+        OptionError: Modalities are to be balanced that have no names.
     """
-    if recipe.segmenter.network != "resnet101":
-        if trunk is not None:
-            msg = f"--trunk {trunk}: the trunk {recipe.segmenter.network} brings its own weights; leave --trunk out"
-            raise OptionError(msg)
-        return recipe, None
-    path = Path(trunk) if trunk is not None else imagenet_file()
-    if path is not None:
-        return recipe, path
-    progress.say(
-        "no weights for the ResNet-101 on this machine: it starts at random, which takes far longer to train; --trunk FILE takes "
-        "those of ImageNet or COCO"
-    )
-    return replace(recipe, segmenter=replace(recipe.segmenter, resnet_norm="batch")), None
+    if recipe.training.balance and all(record.modality is None for record in train.records):
+        msg = (
+            f"balance {recipe.training.balance} needs to know the modality of each image; "
+            "give the manifest.csv that nucstyle discover writes, or leave balance out"
+        )
+        raise OptionError(msg)
+    before = start.metadata.get("inference", {}) if start else {}
+    now = to_table(recipe.inference)
+    for name in _SHOWN_BY:
+        if name in before and before[name] != now[name]:
+            progress.say(
+                f"warning: the weights of --init were trained with {name} = {before[name]}, this training has {now[name]}; "
+                f"--set {name}={str(before[name]).lower()} keeps it"
+            )
 
 
 def make_segmenter(segmenter_run: SegmenterRun) -> Segmenter:
@@ -262,8 +270,9 @@ def make_segmenter(segmenter_run: SegmenterRun) -> Segmenter:
     with rng.seeded(segmenter_run.seed, "segmenter weights"):
         trunk = build_trunk(recipe.segmenter)
         if isinstance(trunk, ResNetTrunk):
-            if segmenter_run.trunk is not None:
-                trunk.load(read_trunk_file(segmenter_run.trunk), where=f"--trunk {segmenter_run.trunk}")
+            if segmenter_run.trunk.path is not None:
+                file = segmenter_run.trunk.path
+                trunk.load(read_trunk_file(file), where=f"--trunk {file}")
         else:
             load_trunk_weights(trunk.trunk)
         number = autocast(device, segmenter_run.precision)
@@ -278,7 +287,8 @@ def make_trainer(segmenter_run: SegmenterRun, group: Group) -> SegmenterTrainer:
     """A trainer at the start."""
     recipe, seed, train = segmenter_run.recipe, segmenter_run.seed, segmenter_run.train
     modalities = [record.modality for record in train.records]
-    batches = SegmenterBatches(train, segmenter_run.chains(), recipe, seed, modalities)
+    fields, chains = segmenter_run.augmentations()
+    batches = SegmenterBatches(train, chains, recipe, seed, modalities, fields=fields)
     return SegmenterTrainer(make_segmenter(segmenter_run), batches, recipe, seed=seed, group=group)
 
 

@@ -36,7 +36,7 @@ from nucstyle.training.judge_trainer import JudgeRecipe, JudgeTrainer
 from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
 from nucstyle.workflows.discover import DiscoverConfig, find_modalities, numbers, read_modality_model, write_discovery
-from nucstyle.workflows.fit import Choice, fit, follow
+from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
 from nucstyle.workflows.load import WEIGHTS, find_weights, load_judge, load_style, load_trunk, save_judge, save_style
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
@@ -153,12 +153,14 @@ def train_style(
         progress.say("no annotated validation images: no model is measured while training, the last one is taken")
     warn_without_masks(train, progress)
     style_run_batches(style_run)  # refuses what cannot be trained on, before anything is written
+    config = style_run.config()
     with process_group(place) as group:
+        require_agreement(config, group)
         if not group.is_first:
             trainer = make_trainer(style_run, group)
             follow(trainer, out, settled.training, stage=STAGE, device=place, group=group)
             return out
-        with RunFolder.open(out, style_run.config(), resume=resume, overwrite=overwrite, inputs=inputs) as run:
+        with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
             with RunFolder.open(run.path / "modalities", settings.to_table(), resume=True) as sub:
                 write_discovery(sub, named, found, seed=seed)
             fit_style(run, style_run, progress=progress, group=group)

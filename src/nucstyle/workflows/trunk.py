@@ -1,0 +1,103 @@
+"""Where the weights of a ResNet-101 come from: settled once, before a run is written, and recorded in it.
+
+What lies on a machine may change between a run and its `--resume`, and differ between the nodes of a training: so a run goes
+on as it was begun, and weights to go on from (`--init`) bring the kind of norm that they were trained with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nucstyle.core.errors import OptionError, WeightsError
+from nucstyle.core.protocols import Progress
+from nucstyle.data.run_folder import CONFIG, read_config
+from nucstyle.data.weights import Weights
+from nucstyle.segmentation.resnet import imagenet_file
+from nucstyle.training.checkpoint import has_checkpoint
+from nucstyle.training.segmenter_trainer import SegmenterRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkSource:
+    """What the trunk starts with, beside what the package holds."""
+
+    path: Path | None = None
+    """A file with the weights of a ResNet-101; None = none is needed, or none is to be had."""
+    sha256: str | None = None
+    """Of that file, also where a run goes on that no longer needs it."""
+
+
+def settle_trunk(
+    recipe: SegmenterRecipe,
+    trunk: Path | str | None,
+    *,
+    start: Weights | None,
+    run: Path | None,
+    progress: Progress,
+) -> tuple[SegmenterRecipe, TrunkSource]:
+    """Find the weights of a ResNet-101 and the norm that goes with them.
+
+    Args:
+        recipe: Of the training.
+        trunk: The file that was asked for.
+        start: Segmenter weights that the training goes on from; they hold the trunk as well.
+        run: The run folder that `--resume` goes on in; None for a new run.
+        progress: Told where there are no weights.
+
+    Returns:
+        The recipe with the norm of its trunk, and the file.
+
+    Raises:
+        OptionError: A file is given that nothing would be read from.
+        WeightsError: A run is to go on that has no checkpoint, and the file that it began with is gone.
+    """
+    if recipe.segmenter.network != "resnet101":
+        if trunk is not None:
+            msg = f"--trunk {trunk}: the trunk {recipe.segmenter.network} brings its own weights; leave --trunk out"
+            raise OptionError(msg)
+        return recipe, TrunkSource()
+    if start is not None:
+        if trunk is not None:
+            msg = f"--trunk {trunk}: the weights of --init hold a trunk already; leave --trunk out"
+            raise OptionError(msg)
+        norm = start.metadata.get("segmenter", {}).get("resnet_norm", recipe.segmenter.resnet_norm)
+        return _with_norm(recipe, norm), TrunkSource()
+    if run is not None and (run / CONFIG).is_file():
+        return _as_begun(recipe, trunk, run)
+    path = Path(trunk) if trunk is not None else imagenet_file()
+    if path is not None:
+        return _with_norm(recipe, "frozen"), TrunkSource(path, _sha256(path))
+    progress.say(
+        "no weights for the ResNet-101 on this machine: it starts at random, which takes far longer to train; --trunk FILE takes "
+        "those of ImageNet or COCO"
+    )
+    return _with_norm(recipe, "group"), TrunkSource()
+
+
+def _as_begun(recipe: SegmenterRecipe, trunk: Path | str | None, run: Path) -> tuple[SegmenterRecipe, TrunkSource]:
+    """As the run says; the file matters only as long as there is no checkpoint."""
+    config = read_config(run)
+    norm = config.get("recipe", {}).get("segmenter", {}).get("resnet_norm", recipe.segmenter.resnet_norm)
+    recipe, wanted = _with_norm(recipe, norm), config.get("trunk_sha256")
+    path = Path(trunk) if trunk is not None else imagenet_file() if wanted else None
+    found = _sha256(path) if path is not None else None
+    if trunk is not None or (found is not None and found == wanted):
+        return recipe, TrunkSource(path, found)  # another file than the run's is refused by its config
+    if wanted and not has_checkpoint(run):
+        msg = f"{run}: began with trunk weights of SHA-256 {wanted[:12]}..., which are not on this machine; give --trunk FILE"
+        raise WeightsError(msg)
+    return recipe, TrunkSource(None, wanted)
+
+
+def _with_norm(recipe: SegmenterRecipe, norm: Any) -> SegmenterRecipe:  # noqa: ANN401  (read from a file)
+    return replace(recipe, segmenter=replace(recipe.segmenter, resnet_norm=norm))
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        msg = f"--trunk {path}: no such file"
+        raise WeightsError(msg)
+    return hashlib.sha256(path.read_bytes()).hexdigest()

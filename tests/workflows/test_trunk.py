@@ -1,0 +1,92 @@
+"""Where the weights of a ResNet-101 come from, settled once for a run, its `--resume` and all its processes."""
+
+import hashlib
+from types import SimpleNamespace
+
+import pytest
+
+from nucstyle.core.config import to_table, to_toml
+from nucstyle.core.errors import OptionError, WeightsError
+from nucstyle.workflows import trunk as trunk_room
+from nucstyle.workflows.recipes import segmenter_recipe
+from nucstyle.workflows.trunk import TrunkSource, settle_trunk
+
+RECIPE = segmenter_recipe("mirzaev")
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """A machine without weights, and what the person is told."""
+    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: None)
+    lines = []
+    return SimpleNamespace(lines=lines, say=lines.append)
+
+
+def settle(said, *, recipe=RECIPE, trunk=None, start=None, run=None):
+    settled, source = settle_trunk(recipe, trunk, start=start, run=run, progress=said)
+    return settled.segmenter.resnet_norm, source
+
+
+def begun(folder, norm, sha256=None, *, checkpoint=False):
+    """The run folder of a training that was stopped."""
+    table = to_table(RECIPE)
+    table["segmenter"]["resnet_norm"] = norm
+    folder.mkdir()
+    config = {"verb": "train-segmenter", "recipe": table, **({"trunk_sha256": sha256} if sha256 else {})}
+    (folder / "config.toml").write_text(to_toml(config))
+    if checkpoint:
+        (folder / "checkpoints" / "step-000004").mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file, and its hash."""
+    path = tmp_path / "resnet101-0123.pth"
+    path.write_bytes(b"weights")
+    return path, hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_file_is_taken_with_a_frozen_norm_given_or_found(said, weights, monkeypatch):
+    path, sha256 = weights
+    assert settle(said, trunk=path) == ("frozen", TrunkSource(path, sha256))
+    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: path)
+    assert settle(said) == ("frozen", TrunkSource(path, sha256))
+    assert not said.lines
+
+
+def test_without_weights_the_trunk_starts_at_random_with_a_norm_that_learns_and_that_is_said(said):
+    assert settle(said) == ("group", TrunkSource())
+    assert "--trunk FILE" in said.lines[0]
+
+
+def test_a_file_that_is_not_there_or_has_no_use_is_refused(said, tmp_path, weights):
+    with pytest.raises(WeightsError, match=r"missing.pth: no such file"):
+        settle(said, trunk=tmp_path / "missing.pth")
+    with pytest.raises(OptionError, match="brings its own weights"):
+        settle(said, recipe=segmenter_recipe("lite"), trunk=weights[0])
+    with pytest.raises(OptionError, match="weights of --init hold a trunk already"):
+        settle(said, trunk=weights[0], start=SimpleNamespace(metadata={}))
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_weights_to_go_on_from_bring_their_norm_whatever_the_machine_holds(said, norm, weights, monkeypatch):
+    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: weights[0])
+    start = SimpleNamespace(metadata={"segmenter": {"resnet_norm": norm}})
+    assert settle(said, start=start) == (norm, TrunkSource())
+
+
+def test_a_run_goes_on_as_it_was_begun_whatever_the_machine_holds_now(said, tmp_path, weights, monkeypatch):
+    path, sha256 = weights
+    scratch = begun(tmp_path / "scratch", "group")
+    loaded = begun(tmp_path / "loaded", "frozen", sha256, checkpoint=True)
+    fresh = begun(tmp_path / "fresh", "frozen", sha256)
+    assert settle(said, run=loaded) == ("frozen", TrunkSource(None, sha256))
+    with pytest.raises(WeightsError, match=r"not on this machine; give --trunk FILE"):
+        settle(said, run=fresh)
+    assert settle(said, run=fresh, trunk=path) == ("frozen", TrunkSource(path, sha256))
+    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: path)
+    assert settle(said, run=fresh) == ("frozen", TrunkSource(path, sha256))
+    assert settle(said, run=scratch) == ("group", TrunkSource())
+    assert settle(said, run=tmp_path / "new") == ("frozen", TrunkSource(path, sha256))
+    assert not said.lines
