@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nucstyle.modality.model import ModalityModel
     from nucstyle.report.page import write_report
     from nucstyle.segmentation.detector import Segmenter
+    from nucstyle.segmentation.tiling import segment
     from nucstyle.segmentation.tta import TestTimeAugmentation
     from nucstyle.style.model import StyleModel
     from nucstyle.workflows.evaluate import evaluate
@@ -63,6 +64,7 @@ _HOMES = {
     "load_segmenter": "workflows.load",
     "load_style": "workflows.load",
     "open_dataset": "data.dataset",
+    "segment": "segmentation.tiling",
     "train_segmenter": "workflows.train_segmenter",
     "train_style": "workflows.train_style",
     "write_labels": "data.image_io",
@@ -94,6 +96,7 @@ __all__ = [
     "load_segmenter",
     "load_style",
     "open_dataset",
+    "segment",
     "train_segmenter",
     "train_style",
     "write_labels",

@@ -217,6 +217,12 @@ def test_nuclei_that_fall_apart_are_dropped_where_that_is_asked_for(prediction_o
     assert len(read(prediction, drop_fragments=True).scores) == 1
 
 
+def test_a_nucleus_that_had_two_parts_from_the_start_has_not_fallen_apart(prediction_of):
+    mask = torch.ones(28, 28)
+    mask[:, 12:16] = 0
+    assert len(read(prediction_of([(0, 0, 28, 28)], masks=mask[None]), drop_fragments=True).scores) == 1
+
+
 @pytest.mark.parametrize(("least", "left"), [(0, 2), (9, 2), (10, 1), (17, 0)])
 def test_nuclei_of_few_pixels_are_not_written(prediction_of, least, left):
     prediction = prediction_of([(0, 0, 4, 4), (10, 10, 13, 13)])

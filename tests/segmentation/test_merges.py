@@ -2,8 +2,21 @@
 
 import torch
 
-from nucstyle.segmentation.decode import Decoded
-from nucstyle.segmentation.merges import union, votes
+from nucstyle.segmentation import merges
+from nucstyle.segmentation.decode import Decoded, paint
+from nucstyle.segmentation.detector import InferenceConfig
+
+
+def painted(masks, size=(20, 30)):
+    return paint(masks, size, InferenceConfig())
+
+
+def votes(found, **options):
+    return painted(merges.votes(found, **options), found[0].labels.shape)
+
+
+def union(found):
+    return painted(merges.union(found), found[0].labels.shape)
 
 
 def view(*corners, scores=None, size=(20, 30)):

@@ -391,6 +391,35 @@ def test_the_published_merges_find_each_nucleus_once(mode):
     assert float((plain.labels > 0).ne(merged.labels > 0).float().mean()) < 0.01
 
 
+def test_nuclei_are_shaped_after_the_published_merges_not_before():
+    """Each of two mirrored views sees little more than the left half; only the whole is as large as is asked for."""
+
+    class HalfBlind(Thresholding):
+        def detect_masks(self, image, boxes):
+            masks = super().detect_masks(image, boxes)
+            masks[:, :, 17:] = 0
+            return masks
+
+    image = spots(ellipses=[(20, 30, 10, 10)])
+    whole = segment(Thresholding(), image, TestTimeAugmentation("none")).labels
+    detector = HalfBlind()
+    detector.inference = InferenceConfig(min_area_px=int(0.8 * whole.sum()), enlarge_below_px=0)
+    assert len(segment(detector, image, TestTimeAugmentation("none")).scores) == 0
+    merged = segment(detector, image, TestTimeAugmentation("mirzaev")).labels
+    assert int((merged != whole).sum()) <= 2  # a box that is mirrored twice moves by its rounding
+
+
+def test_arrays_are_segmented_as_files_of_them_would_be():
+    image = spots()
+    whole = segment(Thresholding(), image, TestTimeAugmentation("fast"))
+    grey = (image[0].numpy() * 255).round().astype(np.uint8)
+    for array in (grey, np.stack([grey] * 3, axis=-1), grey / np.float32(255)):
+        found = segment(Thresholding(), array)
+        assert torch.equal(found.labels, whole.labels)
+    with pytest.raises(ImageError, match=r"float images must lie in \[0, 1\]"):
+        segment(Thresholding(), grey.astype(np.float32))
+
+
 def test_where_nothing_is_found_a_second_look_is_taken_at_smaller_nuclei():
     class Nearsighted(Thresholding):
         """Sees nothing that is wider than 12 px."""

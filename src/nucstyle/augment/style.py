@@ -11,11 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation
-from nucstyle.core.errors import ImageError, OptionError
+from nucstyle.core.errors import OptionError
 from nucstyle.core.protocols import AttributeMode, Translator
 from nucstyle.core.rng import chance, integer
 from nucstyle.core.sample import Applied, Sample, Source
-from nucstyle.data.image_io import from_unit, to_unit
+from nucstyle.data.image_io import from_unit, sample_of_array
 
 Input = TypeVar("Input", Sample, npt.NDArray[np.generic])
 
@@ -95,7 +95,7 @@ class StyleTransfer(Augmentation):
         if not isinstance(x, np.ndarray):
             msg = f"StyleTransfer takes a Sample or a NumPy array, got {type(x).__name__}"
             raise OptionError(msg)
-        sample = _from_array(x)
+        sample = sample_of_array(x)
         restyled = self.augment(sample, generator)
         return x if restyled is sample else from_unit(restyled.image, cast("Source", sample.source))
 
@@ -137,14 +137,3 @@ class StyleTransfer(Augmentation):
         if sample.modality in self.model.modalities:
             return self.model.modalities.index(sample.modality)
         return int(self.model.recognise(sample.image[None]))
-
-
-def _from_array(array: npt.NDArray[np.generic]) -> Sample:
-    """An array in memory as a sample that remembers its type and range."""
-    is_float = np.issubdtype(array.dtype, np.floating)
-    if is_float and array.size and np.isfinite(array).all() and (array.min() < 0 or array.max() > 1):
-        msg = f"float images must lie in [0, 1], got {array.min():g} to {array.max():g}; divide by their range first"
-        raise ImageError(msg)
-    image, low, high = to_unit(array, value_range=(0.0, 1.0) if is_float else None)
-    channels = 1 if array.ndim == 2 else 3
-    return Sample(id="array", image=image, source=Source(dtype=array.dtype.name, channels=channels, low=low, high=high))

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nucstyle.core.errors import ImageError, Interrupted
-from nucstyle.core.sample import Source
+from nucstyle.core.sample import Sample, Source
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 """What is taken for an image by its name."""
@@ -97,6 +97,24 @@ def _check_numbers(array: Array, where: str) -> None:
         bad = int(np.count_nonzero(~np.isfinite(array)))
         msg = f"{where}: {bad} pixels are NaN or infinite; replace them first"
         raise ImageError(msg)
+
+
+def sample_of_array(array: npt.NDArray[np.generic]) -> Sample:
+    """An array in memory as a sample that remembers its type and range.
+
+    Args:
+        array: (H, W) or (H, W, 3): integers by the intensity rule, floats in [0, 1] as they are.
+
+    Raises:
+        ImageError: Another shape, not finite, or floats outside [0, 1].
+    """
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if is_float and array.size and np.isfinite(array).all() and (array.min() < 0 or array.max() > 1):
+        msg = f"float images must lie in [0, 1], got {array.min():g} to {array.max():g}; divide by their range first"
+        raise ImageError(msg)
+    image, low, high = to_unit(array, value_range=(0.0, 1.0) if is_float else None)
+    channels = 1 if array.ndim == 2 else 3
+    return Sample(id="array", image=image, source=Source(dtype=array.dtype.name, channels=channels, low=low, high=high))
 
 
 def from_unit(image: Tensor, source: Source) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,19 @@ class Decoded(NamedTuple):
     """(N,) float32, score of nucleus 1, 2, ..., not increasing."""
     is_capped: bool = False
     """Whether there may be more nuclei than the detector may give."""
+
+
+class Mask(NamedTuple):
+    """A nucleus before it is painted: where, which pixels there, and how sure."""
+
+    rows: slice
+    """Of the image."""
+    columns: slice
+    """Of the image."""
+    own: Tensor
+    """(rows, columns) bool."""
+    score: float
+    """In [0, 1]."""
 
 
 def paste(mask: Tensor, box: Tensor, size: tuple[int, int]) -> tuple[slice, slice, Tensor]:
@@ -61,32 +75,48 @@ def decode(prediction: Prediction, config: InferenceConfig) -> Decoded:
     Returns:
         The label map; nuclei that have no pixel left, or too few, are dropped.
     """
-    labels = torch.zeros(prediction.size, dtype=torch.int32)
-    kept: list[float] = []
+    return paint(_masks(prediction, config), prediction.size, config, is_capped=prediction.is_capped)
+
+
+def _masks(prediction: Prediction, config: InferenceConfig) -> Iterator[Mask]:
     for box, confidence, mask in zip(prediction.boxes, prediction.scores, prediction.masks, strict=True):
-        if not float(confidence) >= config.score:  # NaN is no score
-            continue
-        rows, columns, probability = paste(mask, box, prediction.size)
-        if config.dilate:
-            rows, columns, probability = _with_margin(rows, columns, probability, prediction.size)
-        own = _shaped(probability >= config.mask_threshold, config) & (labels[rows, columns] == 0)
-        if config.drop_fragments and _pieces(own) > 1:
-            continue
-        if int(own.sum()) >= max(1, config.min_area_px):
-            kept.append(float(confidence))
-            labels[rows, columns][own] = len(kept)
-    return Decoded(labels, torch.tensor(kept, dtype=torch.float32), prediction.is_capped)
+        if float(confidence) >= config.score:  # NaN is no score
+            rows, columns, probability = paste(mask, box, prediction.size)
+            yield Mask(rows, columns, probability >= config.mask_threshold, float(confidence))
 
 
-def _with_margin(
-    rows: slice, columns: slice, probability: Tensor, size: tuple[int, int]
-) -> tuple[slice, slice, Tensor]:
+def paint(masks: Iterable[Mask], size: tuple[int, int], config: InferenceConfig, *, is_capped: bool = False) -> Decoded:
+    """Shape nuclei one after the other and paint each where no better one is.
+
+    Args:
+        masks: Best score first.
+        size: (height, width) of the image.
+        config: How nuclei are shaped, and which are dropped.
+        is_capped: See `Decoded`.
+    """
+    labels = torch.zeros(size, dtype=torch.int32)
+    kept: list[float] = []
+    for mask in masks:
+        rows, columns, own, score = _with_margin(mask, size) if config.dilate else mask
+        whole = _shaped(own, config)
+        left = whole & (labels[rows, columns] == 0)
+        if config.drop_fragments and _pieces(left) > _pieces(whole):
+            continue
+        if int(left.sum()) >= max(1, config.min_area_px):
+            kept.append(score)
+            labels[rows, columns][left] = len(kept)
+    return Decoded(labels, torch.tensor(kept, dtype=torch.float32), is_capped)
+
+
+def _with_margin(mask: Mask, size: tuple[int, int]) -> Mask:
     """A pixel more at each side where the image has one."""
-    if not probability.numel():
-        return rows, columns, probability
+    rows, columns, own, score = mask
+    if not own.numel():
+        return mask
     edges = [min(1, columns.start), min(1, size[1] - columns.stop), min(1, rows.start), min(1, size[0] - rows.stop)]
+    taller = slice(rows.start - edges[2], rows.stop + edges[3])
     wider = slice(columns.start - edges[0], columns.stop + edges[1])
-    return slice(rows.start - edges[2], rows.stop + edges[3]), wider, F.pad(probability, edges)
+    return Mask(taller, wider, F.pad(own, edges), score)
 
 
 def _shaped(own: Tensor, config: InferenceConfig) -> Tensor:

@@ -5,52 +5,87 @@ So a nucleus on a seam is counted once, and memory does not grow with the image.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.sample import Prediction
-from nucstyle.segmentation.decode import Decoded, decode
+from nucstyle.data.image_io import sample_of_array
+from nucstyle.segmentation.decode import Decoded, decode, paint
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter
 from nucstyle.segmentation.tta import TestTimeAugmentation
 
 _SEAM_PX = 8
 """Tiles do not agree on the centre of a nucleus to the pixel: what lies so near beyond a seam (enlarged) is taken too."""
+_AS_FOUND: dict[str, Any] = {
+    "min_area_px": 0,
+    "fill_holes": False,
+    "close": False,
+    "drop_fragments": False,
+    "dilate": False,
+}
+"""Nuclei that are to be merged over views are shaped after that, not before."""
 _MOST_CHANGE = 4.0
 """A second look shows nuclei at most so many times larger or smaller than the first."""
 
 
 def segment(
-    segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation, *, diameter_px: float | None = None
+    segmenter: Segmenter,
+    image: Tensor | npt.NDArray[np.generic],
+    tta: TestTimeAugmentation | str = "fast",
+    *,
+    diameter_px: float | None = None,
 ) -> Decoded:
-    """Image -> label map, by the segmenter's own thresholds.
+    """Find the nuclei of one image of any size, all as `nucstyle predict` does it.
+
+    ```python
+    found = nucstyle.segment(nucstyle.load_segmenter("my-run"), image)
+    found.labels  # (H, W) int32: 0 = background, 1..N = nuclei, best first
+    found.scores  # (N,) float32
+    ```
 
     Args:
-        segmenter: Trained.
-        image: (3, H, W) float32 in [0, 1], any size.
-        mode: Views to look at.
+        segmenter: Trained; its own thresholds decide.
+        image: (3, H, W) float32 tensor in [0, 1]; or an array (H, W) or (H, W, 3), integers by the intensity rule, floats in
+            [0, 1].
+        tta: Views to look at: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`; or those of one's own.
         diameter_px: Of a typical nucleus, in pixels of the image; None = as the segmenter's `InferenceConfig` says.
 
     Raises:
         ImageError: Another shape, or pixels that are not finite or not in [0, 1].
-        OptionError: A diameter that is not positive.
+        OptionError: A diameter that is not positive, or an unknown mode.
     """
+    mode = TestTimeAugmentation(tta) if isinstance(tta, str) else tta
+    pixels = image if isinstance(image, Tensor) else sample_of_array(image).image
     if diameter_px is not None and not diameter_px > 0:
         msg = f"the diameter of a nucleus must be positive, got {diameter_px}"
         raise OptionError(msg)
-    if mode.merge is not None:
-        alone = [TestTimeAugmentation([view]) for view in mode.views]
-        return mode.merge([_decoded(segmenter, image, one, diameter_px) for one in alone])
-    return _decoded(segmenter, image, mode, diameter_px)
+    if mode.merge is None:
+        return _decoded(segmenter, pixels, mode, diameter_px, segmenter.inference)
+    bare = replace(segmenter.inference, **_AS_FOUND)
+    alone = [TestTimeAugmentation([view]) for view in mode.views]
+    found = [_decoded(segmenter, pixels, one, diameter_px, bare) for one in alone]
+    capped = any(one.is_capped for one in found)
+    size = int(pixels.shape[1]), int(pixels.shape[2])
+    return paint(mode.merge(found), size, segmenter.inference, is_capped=capped)
 
 
-def _decoded(segmenter: Segmenter, image: Tensor, mode: TestTimeAugmentation, diameter_px: float | None) -> Decoded:
+def _decoded(
+    segmenter: Segmenter,
+    image: Tensor,
+    mode: TestTimeAugmentation,
+    diameter_px: float | None,
+    inference: InferenceConfig,
+) -> Decoded:
     """The label map of an image, looked at again at another size if the recipe says so."""
     _check(image)
-    inference = segmenter.inference
     if diameter_px is not None:
         factor = inference.diameter_px / diameter_px
         return decode(predict_tiles(segmenter, image, mode, factor=factor, min_score=inference.score), inference)

@@ -19,7 +19,7 @@ from nucstyle.core.errors import OptionError
 from nucstyle.core.resize import resize_image
 from nucstyle.core.sample import Prediction
 from nucstyle.core.symmetry import Symmetry
-from nucstyle.segmentation.decode import Decoded
+from nucstyle.segmentation.decode import Decoded, Mask
 from nucstyle.segmentation.detector import Features, Segmenter
 from nucstyle.segmentation.merges import union, votes
 
@@ -70,7 +70,7 @@ VIEWS: dict[str, tuple[View, ...]] = {
 }
 """`none`; `fast`: identity, two flips, half turn; `full`: 8 symmetries, two colour jitters, scales 0.75 and 1.5; and those of the
 published recipes: 15 views with symmetries, shifts of the channels and scales from 0.5 to 2; the image and its mirror."""
-MERGES: dict[str, Callable[[Sequence[Decoded]], Decoded]] = {"deep-retina": votes, "mirzaev": union}
+MERGES: dict[str, Callable[[Sequence[Decoded]], list[Mask]]] = {"deep-retina": votes, "mirzaev": union}
 """Of the published recipes; the other modes average probabilities."""
 
 
@@ -111,7 +111,10 @@ class TestTimeAugmentation:
     def predict(
         self, segmenter: Segmenter, image: Tensor, *, factor: float | None = None, min_score: float = 0.0
     ) -> Prediction:
-        """Find the nuclei of one image.
+        """Find the nuclei of one piece of an image, boxes and probabilities merged over the views.
+
+        `segment` is what users want: it cuts large images into tiles, enhances contrast where the segmenter was trained so,
+        takes the second looks, merges as published and paints the label map.
 
         Args:
             segmenter: Trained.
