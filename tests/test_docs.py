@@ -34,6 +34,20 @@ def test_the_python_block_of_the_readme_runs(monkeypatch, tmp_path, field):
     assert names["restyled"].dtype == names["image"].dtype
 
 
+def test_the_segmenter_of_the_guide_runs_in_python(monkeypatch, tmp_path, field, write_pairs):
+    import nucstyle
+
+    (code,) = (block for block in blocks(GUIDE, "python") if "load_segmenter" in block)
+    sizes = ["size_px=64", "batch_size=1", "pyramid_channels=16", "box_head_size=32", "mask_layers=1"]
+    run = tmp_path / "demo-run" / "full" / "none" / "seed-0"
+    nucstyle.train_segmenter(write_pairs("data"), run, overrides=["steps=1", "measure_every=0", *sizes])
+    monkeypatch.chdir(tmp_path)
+    names = {"image": field(3)[0]}
+    exec(code, names)
+    assert names["found"].labels.shape == names["image"].shape[:2]
+    assert len(names["found"].scores) == int(names["found"].labels.max())
+
+
 def write_two_modalities(folder, field):
     from PIL import Image
 

@@ -287,6 +287,12 @@ def predict(
         float | None,
         typer.Option(metavar="PX", min=1, help="Of a typical nucleus, in pixels [default: found out]."),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX", min=64, help="Look at large fields in tiles of this side [default: the segmenter's]."
+        ),
+    ] = None,
     device: Device = "auto",
     format_: Format = None,
     overwrite: Overwrite = False,
@@ -303,6 +309,7 @@ def predict(
                 weights=weights,
                 tta=tta,
                 diameter_px=diameter,
+                tile_px=tile,
                 device=device,
                 format=format_,
                 overwrite=overwrite,
@@ -376,10 +383,10 @@ def _verb() -> Iterator[ConsoleProgress]:
         except BrokenPipeError:  # the reader of our output went away, as `head` does
             sys.stderr.close()
             raise typer.Exit(0) from None
-        except MemoryError:
-            _fail(_NO_MEMORY, 1)
-        except RuntimeError as error:
-            if "memory" not in str(error):  # torch has no class of its own for it on a CPU
+        except (MemoryError, RuntimeError) as error:
+            from nucstyle.core.memory import is_memory_shortage
+
+            if not is_memory_shortage(error):
                 raise
             _fail(_NO_MEMORY, 1)
         except OSError as error:

@@ -11,6 +11,7 @@ NucstyleError              everything this package raises on purpose (exit code 
 │   └── RunFolderError     the folder that a verb writes
 ├── InstallationError      two installed packages do not fit each other (exit code 2)
 ├── TrainingError          a training cannot go on (exit code 1)
+├── MemoryShortageError    there is not enough memory for what was asked (exit code 1)
 └── Interrupted            a signal asked the run to stop (exit code 130 or 143)
 ```
 
@@ -67,6 +68,10 @@ class TrainingError(NucstyleError):
 
 class MeasureError(NucstyleError):
     """What was measured falls short of what was asked for."""
+
+
+class MemoryShortageError(NucstyleError):
+    """There is not enough memory, also after asking for less."""
 
 
 class Interrupted(NucstyleError):  # noqa: N818  (not an error of anybody)

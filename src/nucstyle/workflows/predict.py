@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from skimage.measure import regionprops_table
 from torch import Tensor
 
-from nucstyle.core.errors import DatasetError, ImageError, InputError
+from nucstyle.core.errors import DatasetError, ImageError, InputError, MemoryShortageError
+from nucstyle.core.memory import free_cached_memory, is_memory_shortage
 from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.sample import Sample
@@ -43,6 +45,9 @@ OBJECT_COLUMNS = (
     "modality",
 )
 
+_LEAST_TILE_PX = 64
+"""Tiles do not get smaller where memory is short."""
+
 
 def predict(
     images: Path | str,
@@ -52,6 +57,7 @@ def predict(
     weights: Path | str,
     tta: str = "fast",
     diameter_px: float | None = None,
+    tile_px: int | None = None,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     overwrite: bool = False,
@@ -65,6 +71,7 @@ def predict(
         weights: Segmenter weights: a name, a file or a run.
         tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
         diameter_px: Of a typical nucleus, in pixels; None = the segmenter finds out.
+        tile_px: Side of the tiles in which larger fields are looked at, after enlargement; None = the segmenter's own.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         overwrite: Replace a run in `out`.
@@ -74,9 +81,12 @@ def predict(
 
     Raises:
         InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
+        MemoryShortageError: There is too little memory for an image, also in tiles of half the side.
     """
     merge = TestTimeAugmentation(tta)
     segmenter = load_segmenter(weights, device=device)
+    if tile_px is not None:
+        segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
     dataset = open_dataset(images, format=format)
     _check_names(dataset)
     weights_file = find_weights(weights, "segmenter")
@@ -91,6 +101,8 @@ def predict(
     }
     if diameter_px is not None:
         config["diameter_px"] = diameter_px
+    if tile_px is not None:
+        config["tile_px"] = tile_px
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=str(segmenter.device), precision="as loaded")
         found, refused = predict_into(
@@ -133,7 +145,7 @@ def predict_into(
             except ImageError as error:
                 refused.append(str(error))
             else:
-                decoded = segment(segmenter, sample.image, tta, diameter_px=diameter_px)
+                decoded = _segmented(segmenter, sample, tta, diameter_px=diameter_px, progress=progress)
                 _write_one(folder, sample, decoded)
                 rows.extend(_object_rows(sample, decoded))
                 if decoded.is_capped:
@@ -143,6 +155,37 @@ def predict_into(
             progress.advance(index + 1)
     _write_objects(folder / "objects.csv", rows)
     return counts, refused
+
+
+def _segmented(
+    segmenter: Segmenter, sample: Sample, tta: TestTimeAugmentation, *, diameter_px: float | None, progress: Progress
+) -> Decoded:
+    """Segment an image; if memory does not suffice, once more in tiles of half the side.
+
+    Raises:
+        MemoryShortageError: That was too much as well.
+    """
+    before, tile_px = segmenter.inference, max(_LEAST_TILE_PX, segmenter.inference.tile_px // 2)
+    try:
+        return segment(segmenter, sample.image, tta, diameter_px=diameter_px)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_shortage(error):
+            raise
+    free_cached_memory()  # outside the handler, so that nothing holds what the failed call had allocated
+    progress.say(f"warning: {sample.id}: not enough memory; looking again in tiles of {tile_px} px")
+    try:
+        segmenter.inference = replace(before, tile_px=tile_px)
+        return segment(segmenter, sample.image, tta, diameter_px=diameter_px)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_shortage(error):
+            raise
+        msg = (
+            f"{sample.id}: not enough memory, not in tiles of {tile_px} px either; use a smaller --tile, --tta none, "
+            "or --device cpu"
+        )
+        raise MemoryShortageError(msg) from None
+    finally:
+        segmenter.inference = before
 
 
 def _write_one(folder: Path, sample: Sample, decoded: Decoded) -> None:
