@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nucstyle.core.config import to_table
-from nucstyle.core.errors import OptionError, WeightsError
+from nucstyle.core.errors import WeightsError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, deterministic, resolve_precision
 from nucstyle.core.protocols import SILENT, Progress, Translator
@@ -35,9 +35,10 @@ from nucstyle.training.distributed import (
 from nucstyle.training.judge_trainer import JudgeRecipe, JudgeTrainer
 from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
-from nucstyle.workflows.discover import DiscoverConfig, find_modalities, numbers, read_modality_model, write_discovery
+from nucstyle.workflows.discover import numbers
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
 from nucstyle.workflows.load import WEIGHTS, find_weights, load_judge, load_style, load_trunk, save_judge, save_style
+from nucstyle.workflows.named import masked, name_images
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
 from nucstyle.workflows.selection import Selection
@@ -138,15 +139,13 @@ def train_style(
     else:
         progress = SILENT
     dataset.training_part()  # refuses data without training images before anything is measured
-    settings = _settings_beside(Path(data), DiscoverConfig(k=k, seed=seed))
-    seen = dataset.part("train", "validation", None)  # validation images only say from where on an image is new
-    found = find_modalities(seen, settings, progress=progress)
-    named = seen.with_records(found.records)
-    visible = masked(named, annotated, found.model.names)
+    named = name_images(dataset, Path(data), k=k, seed=seed, progress=progress)
+    model = named.found.model
+    visible = masked(named.images, annotated, model.names)
     train, validation = visible.training_part(), visible.part("validation")
     train.read_all(progress)
-    start = start_from(init, settled, found.model)
-    style_run = StyleRun(train, found.model, settled, seed, place, start, validation, process_count())
+    start = start_from(init, settled, model)
+    style_run = StyleRun(train, model, settled, seed, place, start, validation, process_count())
     if style_run.chooses:
         validation.read_all(progress)
     elif settled.training.measure_every and settled.training.judge_steps:
@@ -161,32 +160,10 @@ def train_style(
             follow(trainer, out, settled.training, stage=STAGE, device=place, group=group)
             return out
         with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
-            with RunFolder.open(run.path / "modalities", settings.to_table(), resume=True) as sub:
-                write_discovery(sub, named, found, seed=seed)
+            named.write(run, seed=seed)
             fit_style(run, style_run, progress=progress, group=group)
             write_report(run.path)
     return out
-
-
-def masked(dataset: Dataset, annotated: Sequence[str] | None, names: Sequence[str]) -> Dataset:
-    """The data set with the masks of some modalities alone.
-
-    Args:
-        dataset: Images with their modalities.
-        annotated: Names of modalities; None = leave all masks.
-        names: The modalities that there are.
-
-    Raises:
-        OptionError: A name that is none of them.
-    """
-    if annotated is None:
-        return dataset
-    unknown = sorted(set(annotated) - set(names))
-    if unknown:
-        msg = f"--annotated {', '.join(unknown)}: no such modality; there are {', '.join(names)}"
-        raise OptionError(msg)
-    records = [one if one.modality in annotated else replace(one, labels=None) for one in dataset.records]
-    return Dataset(records, keep=dataset.keeps)
 
 
 def warn_without_masks(train: Dataset, progress: Progress) -> None:
@@ -220,15 +197,6 @@ def start_from(init: Path | str | None, recipe: StyleRecipe, modality_model: Mod
         )
         raise WeightsError(msg)
     return weights
-
-
-def _settings_beside(data: Path, settings: DiscoverConfig) -> DiscoverConfig:
-    """Measure as `discover` did where the manifest is one that it wrote: its modality.json lies beside it."""
-    beside = (data.parent if data.suffix == ".csv" else data) / "modality.json"
-    if not beside.is_file():
-        return settings
-    model = read_modality_model(beside)
-    return replace(settings, features=model.features, clahe=model.clahe)
 
 
 def style_run_batches(style_run: StyleRun) -> StyleBatches:
