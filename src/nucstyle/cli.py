@@ -32,6 +32,9 @@ app = typer.Typer(
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder, file, glob in quotes, or manifest.csv.")]
 Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The folder to write.")]
 OptionalOut = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder to write, if any.")]
+Masks = Annotated[
+    str | None, typer.Option(metavar="MODALITY,...", help="Use the masks of these modalities alone [default: all].")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in RUN.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older run in RUN.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
@@ -136,9 +139,7 @@ def train_style(
         int | None,
         typer.Option("--k", min=2, help="How many modalities [default: as many as are named, else 6]."),
     ] = None,
-    annotated: Annotated[
-        str | None, typer.Option(metavar="MODALITY,...", help="Use the masks of these modalities alone [default: all].")
-    ] = None,
+    annotated: Masks = None,
     init: Annotated[
         str | None, typer.Option("--init", metavar="NAME|FILE|RUN", help="Go on from these style weights in a new run.")
     ] = None,
@@ -167,7 +168,7 @@ def train_style(
                 overrides=set_ or [],
                 seed=seed,
                 k=k,
-                annotated=None if annotated is None else [name.strip() for name in annotated.split(",")],
+                annotated=_names(annotated),
                 init=init,
                 device=device,
                 format=format_,
@@ -228,10 +229,18 @@ def train_segmenter(
     out: Out,
     recipe: Recipe = "lite",
     set_: Set = None,
-    augment: Annotated[str, typer.Option(help="Added to the recipe's augmentations: none or style.")] = "none",
+    augment: Annotated[
+        str,
+        typer.Option(
+            metavar="ARM",
+            help="Added to the recipe's augmentations: none, or colour, recolour, histogram, reinhard, fourier, style, "
+            "several joined by +.",
+        ),
+    ] = "none",
     style: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE|RUN", help="Style weights for --augment style.")
+        str | None, typer.Option(metavar="NAME|FILE|RUN", help="Style weights, for an arm with style.")
     ] = None,
+    annotated: Masks = None,
     init: Annotated[
         str | None, typer.Option(metavar="NAME|FILE|RUN", help="Go on from these segmenter weights in a new run.")
     ] = None,
@@ -264,6 +273,7 @@ def train_segmenter(
                 overrides=set_ or [],
                 augment=augment,
                 style=style,
+                annotated=_names(annotated),
                 init=init,
                 trunk=trunk,
                 seed=seed,
@@ -361,6 +371,11 @@ def info(
 
         for name, value in workflow.info(what, out, overwrite=overwrite).items():
             print(f"{name}: {value}")
+
+
+def _names(joined: str | None) -> list[str] | None:
+    """`a,b` -> [a, b]."""
+    return None if joined is None else [name.strip() for name in joined.split(",")]
 
 
 _NO_MEMORY = "nucstyle: not enough memory; use fewer or smaller images, or a smaller batch_size or size_px"

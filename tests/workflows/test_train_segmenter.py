@@ -102,6 +102,54 @@ def test_a_trunk_file_is_for_a_resnet_only(run_verb, manifest):
     assert "brings its own weights" in result.output
 
 
+@pytest.mark.parametrize("arm", ["colour", "recolour", "histogram+colour", "reinhard", "fourier"])
+def test_arms_without_a_network_train_and_are_recorded(run_verb, manifest, tmp_path, arm):
+    result = run_verb("train-segmenter", manifest, "--out", "run", "--augment", arm, *LAST)
+    assert result.exit_code == 0, result.output
+    config = read_config(tmp_path / "run")
+    assert config["augment"] == arm
+    assert ("examples" in config["data"]) == (arm != "colour")
+    assert load_weights(tmp_path / "run" / "weights.safetensors", kind="segmenter").metadata["augment"] == arm
+
+
+def test_images_without_masks_lend_their_colours_and_are_recorded_as_seen(run_verb, manifest, tmp_path):
+    """The transfer protocol: masks of one modality, images of both."""
+    verb = ("train-segmenter", manifest, "--augment", "recolour", "--annotated", "dapi")
+    result = run_verb(*verb, "--out", "run", *CHOSEN)
+    assert result.exit_code == 0, result.output
+    assert "masks of 2 of the 4 training images are used" in result.output
+    metadata = load_weights(tmp_path / "run" / "weights.safetensors", kind="segmenter").metadata
+    assert metadata["trained_on"] == ["field-0", "field-1", "field-3", "field-4"]
+    assert metadata["masks_seen"] == ["field-0", "field-1"]
+    assert read_config(tmp_path / "run")["data"]["validation"]["images"] == 1
+    assert (tmp_path / "run" / "modalities" / "modality.json").is_file()
+    result = run_verb(*verb[:-1], "he,neon", "--out", "other", *LAST)
+    assert result.exit_code == 2
+    assert "--annotated neon: no such modality; there are dapi, he" in result.output
+
+
+def test_images_without_masks_are_refused_where_they_would_have_no_use(run_verb, manifest):
+    manifest.write_text(manifest.read_text().replace("labels/field-4.png", ""))
+    result = run_verb("train-segmenter", manifest, "--out", "run", "--augment", "colour", *LAST)
+    assert result.exit_code == 2
+    assert "field-4.png: not annotated" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arm", "line"),
+    [
+        ("colour+neon", "'neon' is unknown"),
+        ("none+colour", "'none' is unknown"),
+        ("colour+colour", "a part stands twice"),
+        ("style", "belong together"),
+    ],
+)
+def test_arms_that_are_none_are_refused_before_anything_is_read(run_verb, manifest, arm, line):
+    result = run_verb("train-segmenter", manifest, "--out", "run", "--augment", arm, *LAST)
+    assert result.exit_code == 2
+    assert line in result.output
+
+
 def test_balance_without_names_of_modalities_is_refused(run_verb, manifest):
     folder = manifest.parent
     manifest.unlink()

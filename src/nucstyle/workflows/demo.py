@@ -19,12 +19,13 @@ from nucstyle.data.run_folder import RunFolder, check_target, read_json
 from nucstyle.metrics.summary import summarise
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
+from nucstyle.workflows.arms import make_arm
 from nucstyle.workflows.discover import DiscoverConfig, Discovery, find_modalities, write_discovery
 from nucstyle.workflows.evaluate import largest_modality, score_files
 from nucstyle.workflows.load import load_segmenter
 from nucstyle.workflows.predict import predict_into
 from nucstyle.workflows.recipes import segmenter_recipe, style_recipe
-from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter, load_arm
+from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter
 from nucstyle.workflows.train_style import StyleRun, fit_style
 
 PROTOCOL = "full"
@@ -153,9 +154,9 @@ def _run_cell(
     overrides = [f"steps={config.segmenter_steps}", f"checkpoint_every={config.checkpoint_every}", "measure_every=0"]
     recipe = segmenter_recipe("lite", overrides)
     precision = resolve_precision(recipe.training.precision, device)
-    model, sha256 = load_arm(arm, style if arm == "style" else None, device=device, precision=precision)
+    made = make_arm(arm, style=style if arm == "style" else None, device=device, precision=precision)
     train, validation = dataset.part("train", keep=True), dataset.part("validation", keep=True)
-    segmenter_run = SegmenterRun(train, arm, model, sha256, recipe, seed, device)
+    segmenter_run = SegmenterRun(train, made, recipe, seed, device)
     with RunFolder.open(path, segmenter_run.config("cell"), resume=True) as run:
         if not run.is_finished():
             fit_segmenter(run, segmenter_run, progress=progress)

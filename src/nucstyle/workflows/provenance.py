@@ -27,13 +27,22 @@ def _size(path: Path | None) -> int:
     return sum(file.stat().st_size for file in ([path] if path.is_file() else sorted(path.iterdir())))
 
 
-def provenance(dataset: Dataset, recipe: str, seed: int, steps: int, start: Weights | None = None) -> dict[str, Any]:
+def provenance(
+    dataset: Dataset,
+    recipe: str,
+    seed: int,
+    steps: int,
+    start: Weights | None = None,
+    *,
+    examples: Dataset | None = None,
+) -> dict[str, Any]:
     """What a weights file says of its training: the ids it saw, the ids whose masks it saw, recipe, seed, steps.
 
-    What the weights that it went on from had seen, it has seen as well.
+    What the weights that it went on from had seen, it has seen as well; and it has seen, without masks, the images that lent
+    their colours.
     """
     earlier = start.metadata if start else {}
-    seen = {record.id for record in dataset.records}
+    seen = {record.id for part in (dataset, examples) if part is not None for record in part.records}
     masks = {record.id for record in dataset.records if record.labels is not None}
     return {
         "trained_on": sorted(seen | set(earlier.get("trained_on", ()))),

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from nucstyle.augment.base import Augmentation
 from nucstyle.augment.steps import Enhance
-from nucstyle.augment.style import StyleTransfer
 from nucstyle.core import rng
 from nucstyle.core.config import to_table
 from nucstyle.core.errors import OptionError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, resolve_precision
-from nucstyle.core.protocols import SILENT, Progress, Translator
+from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_state, load_weights
@@ -33,17 +32,16 @@ from nucstyle.training.distributed import (
     process_group,
 )
 from nucstyle.training.segmenter_trainer import SegmenterBatches, SegmenterRecipe, SegmenterTrainer
+from nucstyle.workflows.arms import Arm, make_arm, measure_references, parts_of, takes_examples
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
-from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter, style_from_weights
+from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter
+from nucstyle.workflows.named import NamedImages, masked, name_images
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.segmenter_quality import SegmenterQuality
 from nucstyle.workflows.selection import Selection
 from nucstyle.workflows.trunk import TrunkSource, settle_trunk
-
-ARMS = ("none", "style")
-"""What can be added to the recipe's own augmentations: nothing, or style transfer with p = 0.5."""
 
 _SHOWN_BY = ("clahe", "scaling", "side_px", "enlarge_below_px", "enlarge_factor", "diameter_px")
 """Settings of `InferenceConfig` that say how images are shown to the detector."""
@@ -55,12 +53,8 @@ class SegmenterRun:
 
     train: Dataset
     """Annotated training images."""
-    arm: str
-    """A name in `ARMS`."""
-    style: Translator | None
-    """For the arm `style`."""
-    style_sha256: str | None
-    """Of the style weights."""
+    arm: Arm
+    """What is added to the recipe's augmentations."""
     recipe: SegmenterRecipe
     seed: int
     device: str
@@ -72,6 +66,8 @@ class SegmenterRun:
     """How many train together, each with a batch of its own."""
     trunk: TrunkSource = field(default_factory=TrunkSource)
     """What a ResNet-101 starts with."""
+    examples: Dataset | None = None
+    """Images whose colours, but not masks, the arm makes use of."""
 
     @property
     def precision(self) -> Literal["bf16", "fp32"]:
@@ -88,15 +84,17 @@ class SegmenterRun:
         data = data_fingerprint(self.train)
         if self.chooses and self.validation is not None:
             data["validation"] = data_fingerprint(self.validation)
+        if self.examples is not None:
+            data["examples"] = data_fingerprint(self.examples)
         table: dict[str, Any] = {
             "verb": verb,
             "seed": self.seed,
-            "augment": self.arm,
+            "augment": self.arm.name,
             "device": self.device.partition(":")[0],
             "precision": self.precision,
             **({"processes": self.processes} if self.processes > 1 else {}),
             **({"init_sha256": self.init.sha256} if self.init else {}),
-            **({"style_sha256": self.style_sha256} if self.style_sha256 else {}),
+            **({"style_sha256": self.arm.style_sha256} if self.arm.style_sha256 else {}),
             **({"trunk_sha256": self.trunk.sha256} if self.trunk.sha256 else {}),
         }
         return {**table, "data": data, "recipe": to_table(self.recipe)}
@@ -104,7 +102,7 @@ class SegmenterRun:
     @property
     def stage(self) -> str:
         """The name of the training on the screen."""
-        return f"train segmenter ({self.arm})"
+        return f"train segmenter ({self.arm.name})"
 
     def augmentations(self) -> tuple[list[Augmentation], list[list[Augmentation]]]:
         """What is done to every whole field, and the augmentations of each stage in the order of their application.
@@ -113,35 +111,12 @@ class SegmenterRun:
         they bring in black from beyond the field, and the colours of an image are measured by its majority; and where
         contrast is enhanced, since that is measured over the field, as in prediction.
         """
-        arm: list[Augmentation] = [StyleTransfer(self.style, p=0.5)] if self.style is not None else []
+        arm = self.arm.augmentations
         chains = self.recipe.chains()
         enhanced: list[Augmentation] = [Enhance()] if self.recipe.inference.clahe else []
         if self.recipe.training.stages or enhanced:
             return [*arm, *enhanced], chains
         return [], [[*chain, *arm] for chain in chains]
-
-
-def load_arm(
-    arm: str, style: Path | str | None, *, device: str, precision: Literal["bf16", "fp32"]
-) -> tuple[Translator | None, str | None]:
-    """The style model of an arm and the SHA-256 of its weights, or nothing for an arm without one.
-
-    Raises:
-        OptionError: Unknown arm, or a style model is missing or not wanted.
-        WeightsError: The style model cannot be loaded.
-    """
-    if arm not in ARMS:
-        msg = f"--augment {arm}: unknown; known: {', '.join(ARMS)}"
-        raise OptionError(msg)
-    if (arm == "style") != (style is not None):
-        msg = "--augment style and --style NAME|FILE|RUN belong together; give both or neither"
-        raise OptionError(msg)
-    if style is None:
-        return None, None
-    path = find_weights(style, "style")
-    weights = load_weights(path, kind="style")
-    model = style_from_weights(weights, str(path), device=device, precision=precision)
-    return model, weights.sha256
 
 
 def train_segmenter(
@@ -153,6 +128,7 @@ def train_segmenter(
     overrides: Sequence[str] = (),
     augment: str = "none",
     style: Path | str | None = None,
+    annotated: Sequence[str] | None = None,
     init: Path | str | None = None,
     trunk: Path | str | None = None,
     seed: int = 0,
@@ -164,13 +140,17 @@ def train_segmenter(
     """Train a segmenter on the annotated training part of a data set; the best by its validation part is taken.
 
     Args:
-        data: A folder, file, glob or manifest; every training image must be annotated.
+        data: A folder, file, glob or manifest; every training image must be annotated, unless `annotated` is given or the arm
+            takes examples.
         out: The run folder: `weights.safetensors`, `log.jsonl`, `report.html`.
         progress: Shown to the person.
         recipe: Name or file.
         overrides: `key=value` on top of the recipe.
-        augment: `none`, or `style` to restyle half of the crops.
+        augment: An arm, see `arms`: `none`, or parts joined by `+` of which each changes half of the crops: `colour`, `recolour`,
+            `histogram`, `reinhard`, `fourier`, `style`.
         style: Style weights for `style`: a name, a file or a run.
+        annotated: Modalities whose masks may be used, in training and in choosing the best; None = all masks. Images of the
+            others lend their colours, where the arm takes examples.
         init: Go on from these segmenter weights in a new run: a name, a file or a run, of the same shape.
         trunk: A file with the weights of a ResNet-101 (ImageNet or COCO), for recipes with one. None = those that
             torchvision has downloaded on this machine, if there are any, else random ones with a norm that learns.
@@ -193,18 +173,34 @@ def train_segmenter(
     settled, place = segmenter_recipe(recipe, overrides), device_of_process(choose_device(device))
     start = load_weights(find_weights(init, "segmenter"), kind="segmenter") if init else None
     settled, trunk_source = settle_trunk(settled, trunk, start=start, run=out if resume else None, progress=progress)
-    translator, sha256 = load_arm(
-        augment, style, device=place, precision=resolve_precision(settled.training.precision, place)
-    )
+    parts_of(augment)  # refuses what is unknown before anything is read
     dataset = open_dataset(data, format=format)
     inputs = [Path(data), Path(recipe), *(Path(one) for one in (style, init, trunk) if one), *dataset.files]
     if is_first_process():
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
-    train, validation = dataset.training_part(), dataset.part("validation", keep=True).annotated()
-    require_labels(train, "training a segmenter")
+    needs_names = annotated is not None or takes_examples(augment)
+    named = name_images(dataset, Path(data), k=None, seed=seed, progress=progress) if needs_names else None
+    train, validation = _visible(dataset, named, annotated, progress)
     check_settings(settled, train, start, progress)
+    with_examples = named if takes_examples(augment) else None
+    arm = make_arm(
+        augment,
+        style=style,
+        references=measure_references(with_examples) if with_examples else None,
+        device=place,
+        precision=resolve_precision(settled.training.precision, place),
+    )
     segmenter_run = SegmenterRun(
-        train, augment, translator, sha256, settled, seed, place, start, validation, process_count(), trunk_source
+        train,
+        arm,
+        settled,
+        seed,
+        place,
+        start,
+        validation,
+        process_count(),
+        trunk_source,
+        with_examples.images.part("train", None) if with_examples else None,
     )
     train.read_all(progress)
     if segmenter_run.chooses:
@@ -220,6 +216,8 @@ def train_segmenter(
             follow(trainer, out, settled.training, stage=segmenter_run.stage, device=place, group=group)
             return out
         with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
+            if named is not None:
+                named.write(run, seed=seed)
             if not group.any(run.is_finished()):
                 taken = fit_segmenter(run, segmenter_run, progress=progress, group=group)
                 run.write_result(
@@ -236,6 +234,29 @@ def train_segmenter(
                 )
             write_report(run.path)
     return out
+
+
+def _visible(
+    dataset: Dataset, named: NamedImages | None, annotated: Sequence[str] | None, progress: Progress
+) -> tuple[Dataset, Dataset]:
+    """The annotated images to learn from, and those to choose the best model by.
+
+    Raises:
+        DatasetError: There is none to learn from, or one is not annotated and has no other use.
+        OptionError: An unknown modality in `annotated`.
+    """
+    if named is None:
+        train = dataset.training_part()
+        require_labels(train, "training a segmenter")
+        return train, dataset.part("validation", keep=True).annotated()
+    visible = masked(named.images, annotated, named.found.model.names)
+    every = visible.training_part()
+    train = every.annotated()
+    if not len(train):
+        require_labels(every, "training a segmenter")
+    if len(train) < len(every):
+        progress.say(f"masks of {len(train)} of the {len(every)} training images are used")
+    return train, visible.part("validation", keep=True).annotated()
 
 
 def check_settings(recipe: SegmenterRecipe, train: Dataset, start: Weights | None, progress: Progress) -> None:
@@ -299,8 +320,10 @@ def fit_segmenter(run: RunFolder, segmenter_run: SegmenterRun, *, progress: Prog
     trainer = make_trainer(segmenter_run, group)
 
     def save(path: Path, step: int) -> None:
-        origin = provenance(train, recipe.name, segmenter_run.seed, step, segmenter_run.init)
-        extra = {"augment": segmenter_run.arm, "style_sha256": segmenter_run.style_sha256}
+        origin = provenance(
+            train, recipe.name, segmenter_run.seed, step, segmenter_run.init, examples=segmenter_run.examples
+        )
+        extra = {"augment": segmenter_run.arm.name, "style_sha256": segmenter_run.arm.style_sha256}
         save_segmenter(path, trainer.averaged(), {**origin, **extra})
 
     choice = None
