@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/arms.py [--side 256] [--rounds 15]
 
-One Markdown table on standard output. Both sides get the same fields of the bundled sample, decoded and resized to the side, and the
-same references; ours draw as well, the others do not. Each is run on all fields in turn, the best round counts.
+One Markdown table on standard output. Both sides get the same fields of the bundled sample, decoded and resized to the side, and
+the same references; ours draw as well, the others do not. Each is run on all fields in turn, the best round counts.
 """
 
 from __future__ import annotations
