@@ -297,6 +297,16 @@ def predict(
         float | None,
         typer.Option(metavar="PX", min=1, help="Of a typical nucleus, in pixels [default: found out]."),
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|RUN", help="Move every image into one modality first, with these style weights."
+        ),
+    ] = None,
+    move_to: Annotated[
+        str | None,
+        typer.Option("--move-to", metavar="MODALITY", help="Which one [default: the one the segmenter knows best]."),
+    ] = None,
     tile: Annotated[
         int | None,
         typer.Option(
@@ -320,6 +330,8 @@ def predict(
                 tta=tta,
                 diameter_px=diameter,
                 tile_px=tile,
+                style=style,
+                move_to=move_to,
                 device=device,
                 format=format_,
                 overwrite=overwrite,

@@ -40,6 +40,20 @@ def test_bright_discs_on_black_become_dark_ones_on_light_in_place_and_in_the_col
     assert float(grey[middle].max()) < float(grey[inside & ~middle].min())
 
 
+def test_what_was_recoloured_is_of_its_new_modality_so_that_a_second_time_keeps_the_sign():
+    """The second goes by the sign that nuclei have after the first."""
+    source, inside, _ = discs([0.02] * 3, [0.55] * 3, [0.9] * 3)
+    example, *_ = discs([0.9, 0.85, 0.9], [0.6, 0.3, 0.65], [0.3, 0.1, 0.4])
+    references = References.measure([Sample(id="stain", image=example)], [LIGHT], {DARK: 1, LIGHT: -1})
+    arm = Recolour(references, EXACT, p=1.0)
+    once = arm.augment(Sample(id="discs", image=source, modality=DARK), generator(0))
+    twice = arm.augment(once, generator(1))
+    assert once.modality == twice.modality == LIGHT
+    for made in (once, twice):
+        grey = made.image.mean(dim=0)
+        assert float(grey[inside].max()) < float(grey[~inside].min())
+
+
 def test_dark_discs_become_bright_ones():
     source, inside, _ = discs([0.9, 0.85, 0.9], [0.6, 0.3, 0.65], [0.3, 0.1, 0.4])
     target = torch.tensor([[0.02] * 3, [0.5] * 3, [0.9] * 3])

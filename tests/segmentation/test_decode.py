@@ -221,6 +221,17 @@ def test_a_nucleus_that_had_two_parts_from_the_start_has_not_fallen_apart(predic
     mask = torch.ones(28, 28)
     mask[:, 12:16] = 0
     assert len(read(prediction_of([(0, 0, 28, 28)], masks=mask[None]), drop_fragments=True).scores) == 1
+    # A better one takes all of one part: what is left is whole. It cuts the other part in two as well: it has fallen apart.
+    masks = torch.stack([torch.ones(28, 28), mask])
+    right = prediction_of([(14, 0, 28, 28), (0, 0, 28, 28)], masks=masks)
+    assert len(read(right, drop_fragments=True).scores) == 2
+    cut = torch.zeros(28, 28)
+    cut[:, 14:] = 1
+    cut[10:18] = 1
+    assert (
+        len(read(prediction_of([(0, 0, 28, 28)] * 2, masks=torch.stack([cut, mask])), drop_fragments=True).scores) == 1
+    )
+    assert len(read(prediction_of([(0, 0, 28, 28)] * 2, masks=torch.stack([cut, mask]))).scores) == 2
 
 
 @pytest.mark.parametrize(("least", "left"), [(0, 2), (9, 2), (10, 1), (17, 0)])

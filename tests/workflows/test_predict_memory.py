@@ -52,19 +52,21 @@ def predicted(segmenter, field, folder):
     lines = []
     progress = SimpleNamespace(start=lambda *_: None, advance=lambda *_: None, say=lines.append)
     folder.mkdir()
-    predict_into(folder, field, segmenter, TestTimeAugmentation("none"), progress=progress, stage="predict")
-    return lines
+    none = TestTimeAugmentation("none")
+    counts, _ = predict_into(folder, field, segmenter, none, progress=progress, stage="predict")
+    return lines, counts
 
 
 @pytest.mark.parametrize("shortage", SHORTAGES, ids=["cuda", "cpu", "python"])
 def test_an_image_that_is_too_large_for_the_memory_is_looked_at_in_smaller_tiles(segmenter, field, tmp_path, shortage):
-    height, width = field[0].size
+    """However large its tiles might be: what counts is what was looked at."""
+    height, width = (2 * side for side in field[0].size)  # enlarged
     segmenter.room_px, segmenter.shortage = height * width - 1, shortage
-    segmenter.inference = InferenceConfig(tile_px=max(height, width), overlap_px=4, enlarge_below_px=0)
-    before = segmenter.inference
-    lines = predicted(segmenter, field, tmp_path / "run")
+    segmenter.inference = before = InferenceConfig(tile_px=1024, overlap_px=128)
+    lines, counts = predicted(segmenter, field, tmp_path / "run")
     assert len(lines) == 1
     assert "field-0: not enough memory" in lines[0]
+    assert counts["field-0"]["tile_px"] == max(height, width) // 2
     assert segmenter.seen[0] == (height, width)
     assert len(segmenter.seen) > 2
     assert segmenter.inference == before  # the next image gets large tiles again
@@ -73,7 +75,10 @@ def test_an_image_that_is_too_large_for_the_memory_is_looked_at_in_smaller_tiles
 
 def test_where_smaller_tiles_do_not_help_either_the_settings_that_would_are_named(segmenter, field, tmp_path):
     segmenter.room_px = 16
-    with pytest.raises(MemoryShortageError, match=r"field-0: not enough memory.*--tile"):
+    with pytest.raises(MemoryShortageError, match=r"field-0: not enough memory, and tiles get no smaller"):
+        predicted(segmenter, field, tmp_path / "small")
+    segmenter.inference = InferenceConfig()  # which enlarges the field
+    with pytest.raises(MemoryShortageError, match=r"field-0: not enough memory, not in tiles of \d+ px either.*--tile"):
         predicted(segmenter, field, tmp_path / "run")
 
 
@@ -83,6 +88,9 @@ def test_other_failures_are_not_taken_for_a_shortage(segmenter, field, tmp_path)
         predicted(segmenter, field, tmp_path / "run")
     assert len(segmenter.seen) == 1
     assert not is_memory_shortage(ValueError("memory"))
+    assert not is_memory_shortage(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert is_memory_shortage(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"))
+    assert (tmp_path / "run" / "objects.csv").read_text().startswith("image_id")
 
 
 def test_tiles_are_as_large_as_asked_for(run_verb, tiny_demo, write_pairs, monkeypatch, tmp_path):

@@ -3,13 +3,24 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
+from nucstyle.augment.colour import ColourJitter
+from nucstyle.augment.geometric import RandomCrop
+from nucstyle.augment.steps import Enhance
+from nucstyle.core.errors import OptionError
+from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
+from nucstyle.training.distributed import SINGLE
+from nucstyle.workflows.arms import Arm
+from nucstyle.workflows.fit import require_agreement
 from nucstyle.workflows.load import load_segmenter
+from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.selection import Selection
+from nucstyle.workflows.train_segmenter import SegmenterRun
 
 SETTINGS = ("steps=2", "checkpoint_every=1", "size_px=64", "batch_size=1", "pyramid_channels=16", "box_head_size=32")
 TINY = tuple(word for one in (*SETTINGS, "mask_layers=1") for word in ("--set", one))
@@ -141,13 +152,81 @@ def test_images_without_masks_are_refused_where_they_would_have_no_use(run_verb,
         ("colour+neon", "'neon' is unknown"),
         ("none+colour", "'none' is unknown"),
         ("colour+colour", "a part stands twice"),
+        ("colour+recolour", "colour may invert an image, so it comes after"),
         ("style", "belong together"),
     ],
 )
-def test_arms_that_are_none_are_refused_before_anything_is_read(run_verb, manifest, arm, line):
-    result = run_verb("train-segmenter", manifest, "--out", "run", "--augment", arm, *LAST)
+def test_arms_that_are_none_are_refused_before_anything_is_read(run_verb, arm, line):
+    result = run_verb("train-segmenter", "nowhere", "--out", "run", "--augment", arm, *LAST)
     assert result.exit_code == 2
     assert line in result.output
+
+
+def test_examples_of_other_modalities_need_another_modality(run_verb, manifest):
+    manifest.write_text(manifest.read_text().replace(",he,", ",dapi,"))
+    result = run_verb("train-segmenter", manifest, "--out", "run", "--augment", "histogram", *LAST)
+    assert result.exit_code == 2
+    assert "all are of dapi" in result.output
+
+
+def test_masks_that_are_hidden_are_not_even_opened_but_weights_that_have_seen_them_are_refused(run_verb, manifest):
+    verb = ("train-segmenter", manifest, "--augment", "recolour")
+    assert run_verb(*verb, "--out", "all", *LAST).exit_code == 0
+    (manifest.parent / "labels" / "field-4.png").write_bytes(b"no picture")
+    only = (*verb, "--annotated", "dapi", *LAST)
+    result = run_verb(*only, "--out", "some")
+    assert result.exit_code == 0, result.output
+    leaking = run_verb(*only, "--out", "leaking", "--init", "all")
+    assert leaking.exit_code == 2
+    assert "--init: these weights were trained with masks of 2 images that --annotated hides" in leaking.output
+    assert run_verb(*only, "--out", "more", "--init", "some").exit_code == 0
+
+
+def test_a_run_by_example_goes_on_to_the_same_bytes(run_verb, manifest, tmp_path):
+    verb = ("train-segmenter", manifest, "--out", "run", "--augment", "recolour+colour", *LAST)
+    assert run_verb(*verb).exit_code == 0
+    whole = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    for name in ("result.json", "weights.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+    result = run_verb(*verb, "--resume")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole
+
+
+def run_of(recipe, arm):
+    """A run of which only the order of its augmentations matters."""
+    return SegmenterRun(Dataset([]), Arm(name="colour", augmentations=(arm,)), recipe, 0, "cpu")
+
+
+def test_arms_come_after_the_crop_but_before_published_steps_and_before_contrast():
+    arm = ColourJitter()
+    fields, (chain,) = run_of(segmenter_recipe("lite"), arm).augmentations()
+    assert not fields
+    assert [type(one) for one in chain] == [RandomCrop, ColourJitter]
+    fields, (chain,) = run_of(segmenter_recipe("lite", ["clahe=true"]), arm).augmentations()
+    assert [type(one) for one in fields] == [ColourJitter, Enhance]
+    assert [type(one) for one in chain] == [RandomCrop]
+    fields, chains = run_of(segmenter_recipe("mirzaev"), arm).augmentations()
+    assert [type(one) for one in fields] == [ColourJitter]
+    assert all(type(one) is not ColourJitter for chain in chains for one in chain)
+
+
+class Disagreeing:
+    """A group of processes of which another has something else."""
+
+    def agrees(self, value):
+        return value == 0
+
+
+def test_processes_that_were_given_different_things_do_not_train_together():
+    require_agreement({"seed": 0}, SINGLE)
+    with pytest.raises(OptionError, match="give every node the same files and the same command"):
+        require_agreement({"seed": 0}, Disagreeing())
+    values = []
+    for seed in (0, 0, 1):
+        require_agreement({"seed": seed}, SimpleNamespace(agrees=lambda value: values.append(value) or True))
+    assert values[0] == values[1] != values[2]
 
 
 def test_balance_without_names_of_modalities_is_refused(run_verb, manifest):

@@ -69,6 +69,14 @@ def test_a_file_that_is_not_there_or_has_no_use_is_refused(said, tmp_path, weigh
         settle(said, trunk=weights[0], start=SimpleNamespace(metadata={}))
 
 
+def test_a_trunk_from_scratch_can_be_asked_for_but_not_together_with_a_file(said, weights, monkeypatch):
+    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: weights[0])
+    scratch = segmenter_recipe("mirzaev", ["resnet_norm=group"])
+    assert settle(said, recipe=scratch) == ("group", TrunkSource())
+    with pytest.raises(OptionError, match="is for a trunk that starts at random"):
+        settle(said, recipe=scratch, trunk=weights[0])
+
+
 @pytest.mark.parametrize("norm", ["frozen", "group"])
 def test_weights_to_go_on_from_bring_their_norm_whatever_the_machine_holds(said, norm, weights, monkeypatch):
     monkeypatch.setattr(trunk_room, "imagenet_file", lambda: weights[0])

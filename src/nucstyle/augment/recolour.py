@@ -94,7 +94,7 @@ class Recolour(FromReference):
         source = measure_stops(sample.image, cast("int", drawn["polarity"]))
         target = torch.tensor(cast("list[list[float]]", drawn["stops"]))
         image = recolour(sample.image, source, target, cast("float", drawn["gamma"]))
-        return sample.with_pixels(image, Applied(type(self).__name__, drawn))
+        return sample.with_pixels(image, Applied(type(self).__name__, drawn), modality=cast("str", drawn["target"]))
 
 
 def recolour(image: Tensor, source: Tensor, target: Tensor, gamma: float = 1.0) -> Tensor:

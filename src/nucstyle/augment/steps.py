@@ -19,6 +19,7 @@ from scipy.ndimage import binary_fill_holes, find_objects
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation
+from nucstyle.augment.colour import Chance, ColourJitter
 from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import STRICT, told_apart_by
 from nucstyle.core.labels import relabel
@@ -29,7 +30,6 @@ from nucstyle.core.symmetry import Symmetry
 
 # H, W = size of an image
 
-Chance = Annotated[float, Ge(0), Le(1)]
 Side = Annotated[int, Ge(16)]
 
 
@@ -218,7 +218,7 @@ class ShiftChannels(Augmentation):
         return sample.with_pixels((sample.image + shift).clamp(0, 1), Applied(type(self).__name__, drawn))
 
 
-Step = Annotated[FillHoles | Enlarge | Fit | Turn | Cut | Flip | ShiftChannels, told_apart_by("step")]
+Step = Annotated[FillHoles | Enlarge | Fit | Turn | Cut | Flip | ShiftChannels | ColourJitter, told_apart_by("step")]
 """What a recipe may list; told apart by `step`."""
 
 

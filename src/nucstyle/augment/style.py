@@ -130,7 +130,8 @@ class StyleTransfer(Augmentation):
             target=torch.tensor([target]),
             attribute=torch.tensor([drawn["attribute"]]),
         )
-        return sample.with_pixels(restyled[0].to(sample.image.device), Applied(type(self).__name__, drawn))
+        made, applied = restyled[0].to(sample.image.device), Applied(type(self).__name__, drawn)
+        return sample.with_pixels(made, applied, modality=cast("str", drawn["target"]))
 
     def _modality(self, sample: Sample) -> int:
         """The sample's own modality: the one it is labelled with if the model knows it, else what the model sees."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
+_PHRASES = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+"""What torch's allocators and CUDA's libraries say. "illegal memory access" is another matter."""
+
 
 def is_memory_shortage(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, on whichever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # "DefaultCPUAllocator: can't allocate memory: you tried to allocate ... bytes", "not enough memory", "out of memory".
-    return isinstance(error, RuntimeError) and "memory" in str(error)
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
 
 
 def free_cached_memory() -> None:

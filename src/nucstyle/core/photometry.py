@@ -12,8 +12,6 @@ COLOURS = 6
 """Numbers that are measured: R, G, B of the background, then R, G, B of the objects."""
 MIN_SPAN = 0.04
 """Least difference between the greys of background and objects, in [0, 1]; an empty field has none of its own."""
-STOPS = 3
-"""Colours of a curve: background, objects, and what is farthest from the background."""
 _APART_TURNS = 16
 """A saturated channel cannot move, so the others go farther; each turn makes up for two thirds of what is missing, or more."""
 _SIDE_PX = 128

@@ -80,9 +80,15 @@ class Sample:
         """(height, width) in pixels."""
         return int(self.image.shape[1]), int(self.image.shape[2])
 
-    def with_pixels(self, image: Tensor, applied: Applied) -> Self:
-        """The same field with other pixels; the labels stay the same object."""
-        return replace(self, image=image, history=(*self.history, applied))
+    def with_pixels(self, image: Tensor, applied: Applied, *, modality: str | None = None) -> Self:
+        """The same field with other pixels; the labels stay the same object.
+
+        Args:
+            image: (3, H, W) float32 in [0, 1].
+            applied: What was done.
+            modality: What the field looks like now; None = as before.
+        """
+        return replace(self, image=image, modality=modality or self.modality, history=(*self.history, applied))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

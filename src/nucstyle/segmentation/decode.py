@@ -100,7 +100,7 @@ def paint(masks: Iterable[Mask], size: tuple[int, int], config: InferenceConfig,
         rows, columns, own, score = _with_margin(mask, size) if config.dilate else mask
         whole = _shaped(own, config)
         left = whole & (labels[rows, columns] == 0)
-        if config.drop_fragments and _pieces(left) > _pieces(whole):
+        if config.drop_fragments and _falls_apart(whole, left):
             continue
         if int(left.sum()) >= max(1, config.min_area_px):
             kept.append(score)
@@ -133,6 +133,10 @@ def _shaped(own: Tensor, config: InferenceConfig) -> Tensor:
     return torch.from_numpy(mask)
 
 
-def _pieces(own: Tensor) -> int:
-    """How many connected parts there are."""
-    return int(ndimage.label(own.numpy())[1])
+def _falls_apart(whole: Tensor, left: Tensor) -> bool:
+    """Whether a connected part of a nucleus is in several parts once better nuclei have taken their pixels."""
+    if torch.equal(whole, left):
+        return False
+    numbers, count = ndimage.label(whole.numpy())
+    remains = left.numpy()
+    return any(ndimage.label(remains & (numbers == number))[1] > 1 for number in range(1, count + 1))

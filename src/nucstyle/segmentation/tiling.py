@@ -43,7 +43,7 @@ def segment(
     *,
     diameter_px: float | None = None,
 ) -> Decoded:
-    """Find the nuclei of one image of any size, all as `nucstyle predict` does it.
+    """Find the nuclei of one image of any size, as `nucstyle predict` does it (which also looks again where memory is short).
 
     ```python
     found = nucstyle.segment(nucstyle.load_segmenter("my-run"), image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from nucstyle.core.errors import OptionError
 from nucstyle.core.protocols import Progress
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import RunFolder
+from nucstyle.data.weights import Weights
 from nucstyle.workflows.discover import (
     DiscoverConfig,
     Discovery,
@@ -31,6 +32,15 @@ class NamedImages:
     found: Discovery
     settings: DiscoverConfig
 
+    @property
+    def polarity(self) -> dict[str, int]:
+        """1 where the objects of a modality are brighter than their surroundings, -1 where darker."""
+        return {one.name: one.polarity for one in self.found.model.modalities}
+
+    def bare_training_part(self) -> Dataset:
+        """The images to learn from without their masks, whose files are not even opened."""
+        return masked(self.images, (), self.found.model.names).part("train", None)
+
     def write(self, run: RunFolder, *, seed: int) -> None:
         """Keep what was found in the run folder of a training."""
         with RunFolder.open(run.path / FOLDER, self.settings.to_table(), resume=True) as sub:
@@ -46,7 +56,11 @@ def name_images(dataset: Dataset, data: Path, *, k: int | None, seed: int, progr
         k: How many modalities to discover; None = as many as are named, and 6 where none is.
         seed: Of the division.
         progress: Shown to the person.
+
+    Raises:
+        DatasetError: There is no training image.
     """
+    dataset.training_part()
     settings = _settings_beside(data, DiscoverConfig(k=k, seed=seed))
     seen = dataset.part("train", "validation", None)  # validation images only say from where on an image is new
     found = find_modalities(seen, settings, progress=progress)
@@ -81,3 +95,29 @@ def masked(dataset: Dataset, annotated: Sequence[str] | None, names: Sequence[st
         raise OptionError(msg)
     records = [one if one.modality in annotated else replace(one, labels=None) for one in dataset.records]
     return Dataset(records, keep=dataset.keeps)
+
+
+def check_masks_seen(
+    named: NamedImages | None, annotated: Sequence[str] | None, weights: Mapping[str, Weights | None]
+) -> None:
+    """Refuse weights that have seen masks which `annotated` hides: what they learned from these would come in by the back door.
+
+    Args:
+        named: The images of the training; None where all masks may be seen.
+        annotated: Modalities whose masks may be seen; None = all.
+        weights: Of the models that take part in the training, by the option that they were given by.
+
+    Raises:
+        OptionError: With an image named.
+    """
+    if named is None or annotated is None:
+        return
+    hidden = {record.id for record in named.images.records if record.modality not in annotated}
+    for option, one in weights.items():
+        seen = sorted(hidden.intersection(one.metadata.get("masks_seen", ()))) if one is not None else []
+        if seen:
+            msg = (
+                f"{option}: these weights were trained with masks of {len(seen)} images that --annotated hides, {seen[0]} "
+                "among them; give weights that were trained with the same --annotated"
+            )
+            raise OptionError(msg)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +14,24 @@ import numpy as np
 from skimage.measure import regionprops_table
 from torch import Tensor
 
-from nucstyle.core.errors import DatasetError, ImageError, InputError, MemoryShortageError
+from nucstyle.augment.style import StyleTransfer
+from nucstyle.core.errors import DatasetError, ImageError, InputError, MemoryShortageError, OptionError
 from nucstyle.core.memory import free_cached_memory, is_memory_shortage
 from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.core.rng import derive_seed
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_labels, write_png
 from nucstyle.data.run_folder import RunFolder, check_target
-from nucstyle.data.weights import load_weights
+from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
 from nucstyle.segmentation.decode import Decoded
 from nucstyle.segmentation.detector import Segmenter
 from nucstyle.segmentation.tiling import segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows.load import find_weights, load_segmenter
+from nucstyle.workflows.load import find_weights, load_segmenter, style_from_weights
 from nucstyle.workflows.provenance import data_fingerprint
 
 OBJECT_COLUMNS = (
@@ -58,6 +62,8 @@ def predict(
     tta: str = "fast",
     diameter_px: float | None = None,
     tile_px: int | None = None,
+    style: Path | str | None = None,
+    move_to: str | None = None,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     overwrite: bool = False,
@@ -72,6 +78,8 @@ def predict(
         tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
         diameter_px: Of a typical nucleus, in pixels; None = the segmenter finds out.
         tile_px: Side of the tiles in which larger fields are looked at, after enlargement; None = the segmenter's own.
+        style: Style weights (a name, a file or a run) that move every image into one modality before its nuclei are sought.
+        move_to: The modality, as the style model names it; None = the one that the segmenter was trained with most.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         overwrite: Replace a run in `out`.
@@ -92,12 +100,14 @@ def predict(
     weights_file = find_weights(weights, "segmenter")
     inputs = [Path(images), weights_file, *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
-    sha256 = load_weights(weights_file, kind="segmenter").sha256
+    loaded = load_weights(weights_file, kind="segmenter")
+    restyle, styled = _mover(style, move_to, loaded, device)
     config: dict[str, Any] = {
         "verb": "predict",
         "tta": tta,
-        "weights_sha256": sha256,
+        "weights_sha256": loaded.sha256,
         "data": data_fingerprint(dataset),
+        **styled,
     }
     if diameter_px is not None:
         config["diameter_px"] = diameter_px
@@ -106,10 +116,16 @@ def predict(
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=str(segmenter.device), precision="as loaded")
         found, refused = predict_into(
-            run.path, dataset, segmenter, merge, diameter_px=diameter_px, progress=progress, stage=f"predict ({tta})"
+            run.path,
+            dataset,
+            segmenter,
+            merge,
+            diameter_px=diameter_px,
+            restyle=restyle,
+            progress=progress,
+            stage=f"predict ({tta})",
         )
-        counts = {name: {"n_nuclei": count} for name, count in found.items()}
-        run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": counts})
+        run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": found})
         write_report(run.path)
     if refused:
         msg = f"{len(refused)} of {len(dataset)} images could not be used: " + "; ".join(refused)
@@ -124,58 +140,103 @@ def predict_into(
     tta: TestTimeAugmentation,
     *,
     diameter_px: float | None = None,
+    restyle: StyleTransfer | None = None,
     progress: Progress,
     stage: str,
-) -> tuple[dict[str, int], list[str]]:
-    """Predict every image of a data set into a folder.
+) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Predict every image of a data set into a folder; with `restyle`, the nuclei are sought in what it makes of the image.
 
     Returns:
-        The number of nuclei of each image by id, and one line for each image that could not be used.
+        By id the number of nuclei, and the side of the tiles where memory asked for smaller ones; and one line for each image
+        that could not be used.
     """
     for name in ("predictions", "samples"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    counts: dict[str, int] = {}
+    counts: dict[str, dict[str, int]] = {}
     refused: list[str] = []
     rows: list[list[object]] = []
     progress.start(stage, len(dataset), "image")
-    with deterministic(str(segmenter.device)):
-        for index, record in enumerate(dataset.records):
-            try:
-                sample = dataset[index]
-            except ImageError as error:
-                refused.append(str(error))
-            else:
-                decoded = _segmented(segmenter, sample, tta, diameter_px=diameter_px, progress=progress)
-                _write_one(folder, sample, decoded)
-                rows.extend(_object_rows(sample, decoded))
-                if decoded.is_capped:
-                    most = segmenter.config.max_nuclei
-                    progress.say(f"warning: {sample.id}: the limit of {most} nuclei a tile was met; there may be more")
-                counts[record.id] = len(decoded.scores)
-            progress.advance(index + 1)
-    _write_objects(folder / "objects.csv", rows)
+    try:
+        with deterministic(str(segmenter.device)):
+            for index, record in enumerate(dataset.records):
+                try:
+                    sample = dataset[index]
+                except ImageError as error:
+                    refused.append(str(error))
+                else:
+                    shown = sample if restyle is None else restyle(sample, seed=derive_seed("predict", sample.id))
+                    decoded, tile_px = _segmented(segmenter, shown, tta, diameter_px=diameter_px, progress=progress)
+                    _write_one(folder, sample, decoded)
+                    rows.extend(_object_rows(sample, decoded))
+                    if decoded.is_capped:
+                        most = segmenter.config.max_nuclei
+                        progress.say(
+                            f"warning: {sample.id}: the limit of {most} nuclei a tile was met; there may be more"
+                        )
+                    counts[record.id] = {"n_nuclei": len(decoded.scores), **({"tile_px": tile_px} if tile_px else {})}
+                progress.advance(index + 1)
+    finally:  # images that are done keep their rows, however the others end
+        _write_objects(folder / "objects.csv", rows)
     return counts, refused
+
+
+def _mover(
+    style: Path | str | None, move_to: str | None, segmenter: Weights, device: str
+) -> tuple[StyleTransfer | None, dict[str, Any]]:
+    """What moves images into the modality that the segmenter knows best, and what `config.toml` says of it.
+
+    Raises:
+        OptionError: A modality without a style model, or one that it does not know, or none is known to be the best.
+        WeightsError: The style model cannot be loaded.
+    """
+    if style is None:
+        if move_to is not None:
+            msg = f"--move-to {move_to}: only a style model can move images; give --style as well"
+            raise OptionError(msg)
+        return None, {}
+    path = find_weights(style, "style")
+    weights = load_weights(path, kind="style")
+    model = style_from_weights(weights, str(path), device=device)
+    counts = Counter(segmenter.metadata.get("modalities", {}))
+    best = move_to or next((name for name, _ in counts.most_common() if name in model.modalities), None)
+    if best is None:
+        msg = (
+            "the segmenter does not say which modality it knows best, or the style model does not know it; "
+            f"give --move-to, one of {', '.join(model.modalities)}"
+        )
+        raise OptionError(msg)
+    mover = StyleTransfer(model, p=1.0, targets=[best], exclude_own=True)
+    return mover, {"style_sha256": weights.sha256, "move_to": best}
 
 
 def _segmented(
     segmenter: Segmenter, sample: Sample, tta: TestTimeAugmentation, *, diameter_px: float | None, progress: Progress
-) -> Decoded:
-    """Segment an image; if memory does not suffice, once more in tiles of half the side.
+) -> tuple[Decoded, int | None]:
+    """Segment an image; if memory does not suffice, once more in tiles of half the side of what was looked at.
+
+    Returns:
+        The label map, and the side of the tiles where they had to be smaller.
 
     Raises:
         MemoryShortageError: That was too much as well.
     """
-    before, tile_px = segmenter.inference, max(_LEAST_TILE_PX, segmenter.inference.tile_px // 2)
+    before = segmenter.inference
+    factor = before.diameter_px / diameter_px if diameter_px else before.magnification(sample.size)
+    tile_px = min(before.tile_px, math.ceil(max(sample.size) * factor)) // 2  # of what was looked at in one piece
     try:
-        return segment(segmenter, sample.image, tta, diameter_px=diameter_px)
+        return segment(segmenter, sample.image, tta, diameter_px=diameter_px), None
     except (MemoryError, RuntimeError) as error:
         if not is_memory_shortage(error):
             raise
-    free_cached_memory()  # outside the handler, so that nothing holds what the failed call had allocated
+    # Outside the handler, so that nothing holds what the failed call had allocated.
+    free_cached_memory()
+    if tile_px < _LEAST_TILE_PX:
+        msg = f"{sample.id}: not enough memory, and tiles get no smaller; use --tta none or --device cpu"
+        raise MemoryShortageError(msg)
     progress.say(f"warning: {sample.id}: not enough memory; looking again in tiles of {tile_px} px")
     try:
-        segmenter.inference = replace(before, tile_px=tile_px)
-        return segment(segmenter, sample.image, tta, diameter_px=diameter_px)
+        segmenter.inference = replace(before, tile_px=tile_px, overlap_px=min(before.overlap_px, tile_px // 4))
+        return segment(segmenter, sample.image, tta, diameter_px=diameter_px), tile_px
     except (MemoryError, RuntimeError) as error:
         if not is_memory_shortage(error):
             raise

@@ -32,21 +32,22 @@ def provenance(
     recipe: str,
     seed: int,
     steps: int,
-    start: Weights | None = None,
     *,
+    start: Weights | None = None,
+    style: Weights | None = None,
     examples: Dataset | None = None,
 ) -> dict[str, Any]:
     """What a weights file says of its training: the ids it saw, the ids whose masks it saw, recipe, seed, steps.
 
-    What the weights that it went on from had seen, it has seen as well; and it has seen, without masks, the images that lent
-    their colours.
+    What the weights that it went on from had seen, and those of the style model that restyled its images, it has seen as well;
+    and, without masks, the images that lent their colours.
     """
-    earlier = start.metadata if start else {}
+    earlier = [weights.metadata for weights in (start, style) if weights is not None]
     seen = {record.id for part in (dataset, examples) if part is not None for record in part.records}
     masks = {record.id for record in dataset.records if record.labels is not None}
     return {
-        "trained_on": sorted(seen | set(earlier.get("trained_on", ()))),
-        "masks_seen": sorted(masks | set(earlier.get("masks_seen", ()))),
+        "trained_on": sorted(seen.union(*(one.get("trained_on", ()) for one in earlier))),
+        "masks_seen": sorted(masks.union(*(one.get("masks_seen", ()) for one in earlier))),
         "recipe": recipe,
         "seed": seed,
         "steps": steps,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,11 +33,11 @@ from nucstyle.training.distributed import (
     process_group,
 )
 from nucstyle.training.segmenter_trainer import SegmenterBatches, SegmenterRecipe, SegmenterTrainer
-from nucstyle.workflows.arms import Arm, make_arm, measure_references, parts_of, takes_examples
+from nucstyle.workflows.arms import Arm, check_arm, make_arm, measure_references, takes_examples
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
 from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter
-from nucstyle.workflows.named import NamedImages, masked, name_images
+from nucstyle.workflows.named import NamedImages, check_masks_seen, masked, name_images
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.segmenter_quality import SegmenterQuality
@@ -68,6 +69,8 @@ class SegmenterRun:
     """What a ResNet-101 starts with."""
     examples: Dataset | None = None
     """Images whose colours, but not masks, the arm makes use of."""
+    polarity: Mapping[str, int] = field(default_factory=dict)
+    """Of their modalities."""
 
     @property
     def precision(self) -> Literal["bf16", "fp32"]:
@@ -85,7 +88,7 @@ class SegmenterRun:
         if self.chooses and self.validation is not None:
             data["validation"] = data_fingerprint(self.validation)
         if self.examples is not None:
-            data["examples"] = data_fingerprint(self.examples)
+            data["examples"] = {**data_fingerprint(self.examples), "polarity": self.polarity}
         table: dict[str, Any] = {
             "verb": verb,
             "seed": self.seed,
@@ -94,7 +97,7 @@ class SegmenterRun:
             "precision": self.precision,
             **({"processes": self.processes} if self.processes > 1 else {}),
             **({"init_sha256": self.init.sha256} if self.init else {}),
-            **({"style_sha256": self.arm.style_sha256} if self.arm.style_sha256 else {}),
+            **({"style_sha256": self.arm.style.sha256} if self.arm.style else {}),
             **({"trunk_sha256": self.trunk.sha256} if self.trunk.sha256 else {}),
         }
         return {**table, "data": data, "recipe": to_table(self.recipe)}
@@ -173,13 +176,14 @@ def train_segmenter(
     settled, place = segmenter_recipe(recipe, overrides), device_of_process(choose_device(device))
     start = load_weights(find_weights(init, "segmenter"), kind="segmenter") if init else None
     settled, trunk_source = settle_trunk(settled, trunk, start=start, run=out if resume else None, progress=progress)
-    parts_of(augment)  # refuses what is unknown before anything is read
+    check_arm(augment, style)
     dataset = open_dataset(data, format=format)
     inputs = [Path(data), Path(recipe), *(Path(one) for one in (style, init, trunk) if one), *dataset.files]
     if is_first_process():
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     needs_names = annotated is not None or takes_examples(augment)
-    named = name_images(dataset, Path(data), k=None, seed=seed, progress=progress) if needs_names else None
+    # The division does not depend on the seed: runs of a comparison must agree on it.
+    named = name_images(dataset, Path(data), k=None, seed=0, progress=progress) if needs_names else None
     train, validation = _visible(dataset, named, annotated, progress)
     check_settings(settled, train, start, progress)
     with_examples = named if takes_examples(augment) else None
@@ -190,17 +194,19 @@ def train_segmenter(
         device=place,
         precision=resolve_precision(settled.training.precision, place),
     )
+    check_masks_seen(named, annotated, {"--style": arm.style, "--init": start})
     segmenter_run = SegmenterRun(
         train,
         arm,
         settled,
         seed,
         place,
-        start,
-        validation,
-        process_count(),
-        trunk_source,
-        with_examples.images.part("train", None) if with_examples else None,
+        init=start,
+        validation=validation,
+        processes=process_count(),
+        trunk=trunk_source,
+        examples=with_examples.bare_training_part() if with_examples else None,
+        polarity=with_examples.polarity if with_examples else {},
     )
     train.read_all(progress)
     if segmenter_run.chooses:
@@ -217,7 +223,7 @@ def train_segmenter(
             return out
         with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
             if named is not None:
-                named.write(run, seed=seed)
+                named.write(run, seed=0)
             if not group.any(run.is_finished()):
                 taken = fit_segmenter(run, segmenter_run, progress=progress, group=group)
                 run.write_result(
@@ -321,9 +327,20 @@ def fit_segmenter(run: RunFolder, segmenter_run: SegmenterRun, *, progress: Prog
 
     def save(path: Path, step: int) -> None:
         origin = provenance(
-            train, recipe.name, segmenter_run.seed, step, segmenter_run.init, examples=segmenter_run.examples
+            train,
+            recipe.name,
+            segmenter_run.seed,
+            step,
+            start=segmenter_run.init,
+            style=segmenter_run.arm.style,
+            examples=segmenter_run.examples,
         )
-        extra = {"augment": segmenter_run.arm.name, "style_sha256": segmenter_run.arm.style_sha256}
+        counts = Counter(record.modality for record in train.records if record.modality)
+        extra = {
+            "augment": segmenter_run.arm.name,
+            "style_sha256": segmenter_run.arm.style.sha256 if segmenter_run.arm.style else None,
+            "modalities": dict(counts),
+        }
         save_segmenter(path, trainer.averaged(), {**origin, **extra})
 
     choice = None

@@ -138,7 +138,6 @@ def train_style(
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     else:
         progress = SILENT
-    dataset.training_part()  # refuses data without training images before anything is measured
     named = name_images(dataset, Path(data), k=k, seed=seed, progress=progress)
     model = named.found.model
     visible = masked(named.images, annotated, model.names)
@@ -239,7 +238,7 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
             style_run.train,
             numbers(model_of, style_run.train.records),
         )
-        origin = provenance(style_run.train, recipe.name, style_run.seed, step, style_run.init)
+        origin = provenance(style_run.train, recipe.name, style_run.seed, step, start=style_run.init)
         save_style(path, trainer.model(model_of.names, model_of.number, spread), model_of, origin)
 
     def draw(step: int) -> None:

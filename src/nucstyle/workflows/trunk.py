@@ -67,6 +67,18 @@ def settle_trunk(
         return _with_norm(recipe, norm), TrunkSource()
     if run is not None and (run / CONFIG).is_file():
         return _as_begun(recipe, trunk, run)
+    return _for_a_new_run(recipe, trunk, progress)
+
+
+def _for_a_new_run(
+    recipe: SegmenterRecipe, trunk: Path | str | None, progress: Progress
+) -> tuple[SegmenterRecipe, TrunkSource]:
+    """The file that was asked for, else the one that is on this machine, else none."""
+    if recipe.segmenter.resnet_norm == "group":
+        if trunk is not None:
+            msg = f"--trunk {trunk}: resnet_norm = group is for a trunk that starts at random; leave one of them out"
+            raise OptionError(msg)
+        return recipe, TrunkSource()
     path = Path(trunk) if trunk is not None else imagenet_file()
     if path is not None:
         return _with_norm(recipe, "frozen"), TrunkSource(path, _sha256(path))
