@@ -166,9 +166,9 @@ def test_arrays_of_another_shape_are_refused(transfer, shape):
         transfer()(np.zeros(shape, np.uint8), seed=0)
 
 
-@pytest.mark.parametrize("thing", ["image.png", [[0.0]], torch.zeros(3, 4, 4), None])
+@pytest.mark.parametrize("thing", ["image.png", [[0.0]], None])
 def test_other_types_are_refused_by_name(transfer, thing):
-    with pytest.raises(OptionError, match=f"Sample or a NumPy array, got {type(thing).__name__}"):
+    with pytest.raises(OptionError, match=f"takes a Sample, a NumPy array or a tensor, got {type(thing).__name__}"):
         transfer()(thing, seed=0)
 
 
@@ -272,3 +272,48 @@ def test_a_sample_and_its_array_are_restyled_alike(transfer, field):
     unit = torch.from_numpy(array.astype(np.float32) / 255).permute(2, 0, 1).contiguous()
     styled = transfer()(Sample(id="x", image=unit), seed=9)
     assert (np.rint(styled.image.permute(1, 2, 0).numpy() * 255).astype(np.uint8) == from_array).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 31), (3, 24, 31), (2, 1, 9, 8), (4, 3, 9, 8), (1, 3, 1, 1)])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.uint16, torch.int32, torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_a_tensor_keeps_its_shape_and_type(transfer, shape, dtype):
+    unit = torch.rand(shape, generator=generator("tensor"))
+    images = unit.to(dtype) if dtype.is_floating_point else (unit * 200).to(torch.int32).to(dtype)
+    before = images.clone()
+    made = transfer(targets=[LIGHT])(images, seed=1)
+    assert made.shape == images.shape
+    assert made.dtype == dtype
+    assert not torch.equal(made.double(), images.double())
+    assert torch.equal(images.double(), before.double())
+    assert transfer(p=0)(images, seed=1) is images
+
+
+def test_a_tensor_and_its_array_are_restyled_alike(transfer, field):
+    array, _ = field(4)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    made = transfer()(tensor, seed=3)
+    assert np.array_equal(made.permute(1, 2, 0).numpy(), transfer()(array, seed=3))
+
+
+def test_every_image_of_a_batch_is_drawn_for_by_itself(transfer):
+    batch = torch.full((64, 3, 4, 4), 0.25)
+    made = transfer(p=0.5, targets=[LIGHT])(batch, seed=0)
+    restyled = [not torch.equal(one, own) for one, own in zip(made, batch, strict=True)]
+    assert 16 < sum(restyled) < 48
+    drawing = generator("one by one")
+    again = transfer(p=0.5, targets=[LIGHT])(batch, generator=generator("one by one"))
+    singles = [transfer(p=0.5, targets=[LIGHT])(one, generator=drawing) for one in batch]
+    assert torch.equal(again, torch.stack(singles))
+
+
+def test_no_gradient_comes_back(transfer):
+    image = torch.rand(3, 8, 8, requires_grad=True)
+    assert not transfer()(image, seed=0).requires_grad
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 8, 8), (4, 8, 8), (8, 8, 3), (0, 3, 4, 4), (1, 2, 3, 8, 8), (3, 0, 4)])
+def test_tensors_of_another_shape_are_refused(transfer, shape):
+    with pytest.raises(ImageError, match="image"):
+        transfer()(torch.zeros(shape), seed=0)

@@ -11,13 +11,13 @@ import torch
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation
-from nucstyle.core.errors import OptionError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import AttributeMode, Translator
 from nucstyle.core.rng import chance, integer
 from nucstyle.core.sample import Applied, Sample, Source
 from nucstyle.data.image_io import from_unit, sample_of_array
 
-Input = TypeVar("Input", Sample, npt.NDArray[np.generic])
+Input = TypeVar("Input", Sample, npt.NDArray[np.generic], Tensor)
 
 
 class StyleTransfer(Augmentation):
@@ -70,19 +70,20 @@ class StyleTransfer(Augmentation):
         self.exclude_own = exclude_own
 
     def __call__(self, x: Input, *, seed: int | None = None, generator: Generator | None = None) -> Input:
-        """Restyle one image.
+        """Restyle one image, or a batch of them.
 
         Args:
-            x: A `Sample`, or an array (H, W) or (H, W, 3): integers by the intensity rule, floats in [0, 1].
+            x: A `Sample`; an array (H, W) or (H, W, 3); a tensor (C, H, W) or (B, C, H, W) with C = 1 or 3, on any device.
+                Integers go by the intensity rule, floats lie in [0, 1]. Every image of a batch is drawn for by itself.
             seed: The result depends on it and the input alone.
             generator: A CPU generator to draw from instead.
 
         Returns:
-            The same type, size and dtype; the very object x where nothing was changed.
+            The same type, size, dtype and device, without gradient; the very object x where nothing was changed.
 
         Raises:
             OptionError: Both seed and generator, or an input of another type.
-            ImageError: Not finite, or floats outside [0, 1].
+            ImageError: Another shape, not finite, or floats outside [0, 1].
         """
         if seed is not None and generator is not None:
             msg = "seed and generator exclude each other; give one of them"
@@ -92,12 +93,33 @@ class StyleTransfer(Augmentation):
             generator.manual_seed(seed) if seed is not None else generator.seed()
         if isinstance(x, Sample):
             return self.augment(x, generator)
+        if isinstance(x, Tensor):
+            return self._tensor(x, generator)
         if not isinstance(x, np.ndarray):
-            msg = f"StyleTransfer takes a Sample or a NumPy array, got {type(x).__name__}"
+            msg = f"StyleTransfer takes a Sample, a NumPy array or a tensor, got {type(x).__name__}"
             raise OptionError(msg)
         sample = sample_of_array(x)
         restyled = self.augment(sample, generator)
         return x if restyled is sample else from_unit(restyled.image, cast("Source", sample.source))
+
+    def _tensor(self, x: Tensor, generator: Generator) -> Tensor:
+        """(C, H, W) or (B, C, H, W), restyled."""
+        if x.ndim == 4 and len(x):
+            images = list(x)
+            made = [self._tensor(one, generator) for one in images]
+            same = all(one is own for one, own in zip(made, images, strict=True))
+            return x if same else torch.stack(made)
+        if x.ndim != 3 or x.shape[0] not in (1, 3):
+            msg = f"a tensor of images is (C, H, W) or (B, C, H, W) with C = 1 or 3, got {tuple(x.shape)}"
+            raise ImageError(msg)
+        pixels = (x.detach().float() if x.is_floating_point() else x).cpu().numpy()  # NumPy has no bfloat16
+        sample = sample_of_array(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+        restyled = self.augment(sample, generator)
+        if restyled is sample:
+            return x
+        array = torch.from_numpy(from_unit(restyled.image, cast("Source", sample.source)))
+        planes = array[None] if array.ndim == 2 else array.permute(2, 0, 1).contiguous()
+        return planes.to(device=x.device, dtype=x.dtype)
 
     def draw(self, sample: Sample, generator: Generator) -> Mapping[str, object] | None:
         """Whether, into which modality, and with which style."""
