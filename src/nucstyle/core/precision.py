@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,10 +31,10 @@ def has_fast_bfloat16(device: str) -> bool:
 
 
 def autocast(device: str, precision: Literal["bf16", "fp32"]) -> Autocast:
-    """A maker of contexts in which networks compute in the given format."""
+    """A maker of contexts in which networks compute in the given format; it can be pickled, for workers that are spawned."""
     if precision == "fp32":
         return nullcontext
-    return lambda: torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    return partial(torch.autocast, torch.device(device).type, dtype=torch.bfloat16)
 
 
 @contextmanager
