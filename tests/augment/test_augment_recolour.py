@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nucstyle.augment.recolour import Recolour, RecolourConfig, guess_polarity, recolour
 from nucstyle.augment.references import References
+from nucstyle.augment.steps import Cut
 from nucstyle.core.photometry import measure_stops
 from nucstyle.core.rng import generator
 from nucstyle.core.sample import Sample
@@ -52,6 +53,21 @@ def test_what_was_recoloured_is_of_its_new_modality_so_that_a_second_time_keeps_
     for made in (once, twice):
         grey = made.image.mean(dim=0)
         assert float(grey[inside].max()) < float(grey[~inside].min())
+
+
+def test_a_crop_gets_the_colours_that_it_has_in_its_recoloured_field():
+    """Also where there is no nucleus in it."""
+    source, *_ = discs([0.02] * 3, [0.55] * 3, [0.9] * 3)
+    source[:, 40:, 40:] = 0.02
+    example, *_ = discs([0.9, 0.85, 0.9], [0.6, 0.3, 0.65], [0.3, 0.1, 0.4])
+    references = References.measure([Sample(id="stain", image=example)], [LIGHT], {DARK: 1, LIGHT: -1})
+    field = Sample(id="field", image=source, modality=DARK)
+    whole = Recolour(references, p=1.0).augment(field, generator(5)).image
+    for seed in range(8):
+        crop = Cut(step="cut", side_px=40).augment(field, generator("cut", seed))
+        top, left = (crop.history[-1].drawn[name] for name in ("top", "left"))
+        made = Recolour(references, p=1.0).augment(crop, generator(5)).image
+        torch.testing.assert_close(made, whole[:, top : top + 40, left : left + 40])
 
 
 def test_dark_discs_become_bright_ones():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from nucstyle.augment.geometric import CropConfig, RandomCrop
+from nucstyle.augment.steps import Cut
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import Translator
@@ -317,3 +319,31 @@ def test_no_gradient_comes_back(transfer):
 def test_tensors_of_another_shape_are_refused(transfer, shape):
     with pytest.raises(ImageError, match="image"):
         transfer()(torch.zeros(shape), seed=0)
+
+
+class Watching:
+    """A fake that knows parts, and says what it was asked."""
+
+    def __init__(self, translator):
+        self.modalities, self.asked = translator.modalities, []
+        for name in ("recognise", "draw_attribute", "encode_attribute", "translate", "reconstruct"):
+            setattr(self, name, getattr(translator, name))
+
+    def translate_part(self, image, *, whole, **how):
+        self.asked.append(whole)
+        return self.translate(image, **how)
+
+
+def test_a_crop_is_restyled_as_a_part_of_its_field_once(fake_translator, nuclei):
+    watching = Watching(fake_translator)
+    transfer = StyleTransfer(watching, p=1.0, exclude_own=True)
+    crop = Cut(step="cut", side_px=32).augment(nuclei, generator("cut"))
+    crop = RandomCrop(CropConfig(size_px=24)).augment(crop, generator("crop"))
+    restyled = transfer(crop, seed=0)
+    assert len(watching.asked) == 1
+    assert torch.equal(watching.asked[0][0], nuclei.image)
+    assert restyled.whole is None  # its field is not restyled
+    transfer(restyled, seed=1)
+    transfer(nuclei, seed=2)
+    assert len(watching.asked) == 1
+    assert torch.equal(StyleTransfer(fake_translator, p=1.0, exclude_own=True)(crop, seed=0).image, restyled.image)

@@ -167,6 +167,27 @@ def test_reconstruction_is_the_translation_into_its_own_modality_and_style(style
     assert torch.equal(style_model.reconstruct(image, modality), expected)
 
 
+def test_a_part_of_a_field_is_restyled_as_it_looks_within_the_field(style_model, networks):
+    """An empty corner of a field with bright nuclei: by itself its noise would be taken for nuclei."""
+    field = 0.05 + 0.01 * torch.rand((1, 3, 64, 64), generator=generator("empty corner"))
+    field[..., 36:44, 36:44] = 0.8
+    corner = field[..., :32, :32]
+    how = {
+        "source": torch.tensor([0]),
+        "target": torch.tensor([1]),
+        "attribute": torch.tensor([[0.8, 0.7, 0.8, -0.2, -0.6, 0.1]]),
+    }
+    within = style_model.translate(field, **how)[..., 4:28, 4:28]
+    part = style_model.translate_part(corner, whole=field, **how)
+    assert part.shape == corner.shape
+    assert torch.equal(style_model.translate_part(field, whole=field, **how), style_model.translate(field, **how))
+    if networks.learns_attribute:  # which measure nothing
+        assert torch.equal(part, style_model.translate(corner, **how))
+        return
+    alone = style_model.translate(corner, **how)[..., 4:28, 4:28]
+    assert float((part[..., 4:28, 4:28] - within).abs().mean()) < 0.3 * float((alone - within).abs().mean())
+
+
 def test_recognition_asks_the_recogniser_about_each_image(style_model):
     images = torch.stack([torch.full((3, 4, 4), value) for value in (0.9, 0.1, 0.5)])
     assert style_model.recognise(images).tolist() == [2, 0, 1]

@@ -72,4 +72,4 @@ class RandomCrop(Augmentation):
         if sample.labels is not None:
             labels = relabel(symmetry.apply(resize_labels(sample.labels[rows, columns], size)))
         history = (*sample.history, Applied(type(self).__name__, drawn))
-        return replace(sample, image=image, labels=labels, history=history)
+        return replace(sample, image=image, labels=labels, history=history, whole=sample.field)

@@ -84,14 +84,14 @@ class Recolour(FromReference):
         known = self.references.polarity.get(own) if own is not None else None
         config = self.config
         return {
-            "polarity": known if known is not None else guess_polarity(sample.image),
+            "polarity": known if known is not None else guess_polarity(sample.field),
             "stops": _jittered(reference.stops, self.references.polarity[target], config, generator).tolist(),
             "gamma": uniform(config.gamma_low, config.gamma_high, generator),
         }
 
     def apply(self, sample: Sample, drawn: Mapping[str, object]) -> Sample:
         """Measure the source and give it the drawn colours."""
-        source = measure_stops(sample.image, cast("int", drawn["polarity"]))
+        source = measure_stops(sample.field, cast("int", drawn["polarity"]))
         target = torch.tensor(cast("list[list[float]]", drawn["stops"]))
         image = recolour(sample.image, source, target, cast("float", drawn["gamma"]))
         return sample.with_pixels(image, Applied(type(self).__name__, drawn), modality=cast("str", drawn["target"]))

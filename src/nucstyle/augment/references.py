@@ -210,7 +210,7 @@ class FromReference(Augmentation):
             return sample.modality
         if self.recognise is None or not (self.exclude_own or self.needs_source):
             return None
-        return self.recognise(sample.image)
+        return self.recognise(sample.field)
 
 
 def level_index(image: Tensor) -> Tensor:

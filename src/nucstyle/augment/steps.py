@@ -173,7 +173,8 @@ class Cut(Augmentation):
         top, left = cast("int", drawn["top"]), cast("int", drawn["left"])
         place = (slice(top, top + self.side_px), slice(left, left + self.side_px))
         labels = None if sample.labels is None else sample.labels[place]
-        return _changed(self, sample, sample.image[:, *place].contiguous(), labels, drawn)
+        cut = _changed(self, sample, sample.image[:, *place].contiguous(), labels, drawn)
+        return replace(cut, whole=sample.field)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +272,7 @@ def mosaic(samples: tuple[Sample, Sample, Sample, Sample], side_px: int) -> Samp
         image=image,
         labels=relabel(labels) if annotated else None,
         modality=samples[0].modality if len(modalities) == 1 else None,
+        whole=None,
         history=(*samples[0].history, Applied("mosaic", {"ids": [sample.id for sample in samples]})),
     )
 

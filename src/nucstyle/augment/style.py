@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation
 from nucstyle.core.errors import ImageError, OptionError
-from nucstyle.core.protocols import AttributeMode, Translator
+from nucstyle.core.protocols import AttributeMode, PartTranslator, Translator
 from nucstyle.core.rng import chance, integer
 from nucstyle.core.sample import Applied, Sample, Source
 from nucstyle.data.image_io import from_unit, sample_of_array
@@ -146,12 +146,15 @@ class StyleTransfer(Augmentation):
     def apply(self, sample: Sample, drawn: Mapping[str, object]) -> Sample:
         """The content of the sample in the drawn style."""
         source, target = (self.model.modalities.index(cast("str", drawn[name])) for name in ("source", "target"))
-        restyled = self.model.translate(
-            sample.image[None],
-            source=torch.tensor([source]),
-            target=torch.tensor([target]),
-            attribute=torch.tensor([drawn["attribute"]]),
-        )
+        how = {
+            "source": torch.tensor([source]),
+            "target": torch.tensor([target]),
+            "attribute": torch.tensor([drawn["attribute"]]),
+        }
+        if sample.whole is not None and isinstance(self.model, PartTranslator):
+            restyled = self.model.translate_part(sample.image[None], whole=sample.whole[None], **how)
+        else:
+            restyled = self.model.translate(sample.image[None], **how)
         made, applied = restyled[0].to(sample.image.device), Applied(type(self).__name__, drawn)
         return sample.with_pixels(made, applied, modality=cast("str", drawn["target"]))
 
@@ -159,4 +162,4 @@ class StyleTransfer(Augmentation):
         """The sample's own modality: the one it is labelled with if the model knows it, else what the model sees."""
         if sample.modality in self.model.modalities:
             return self.model.modalities.index(sample.modality)
-        return int(self.model.recognise(sample.image[None]))
+        return int(self.model.recognise(sample.field[None]))

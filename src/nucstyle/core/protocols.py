@@ -37,6 +37,16 @@ class Translator(Protocol):
         """(B, 3, H, W), (B,) -> (B, 3, H, W): there and back in its own style; what is lost is the model's error."""
 
 
+@runtime_checkable
+class PartTranslator(Translator, Protocol):
+    """Knows how to translate a part of a field as it would look within the translated field."""
+
+    def translate_part(
+        self, image: Tensor, *, whole: Tensor, source: Tensor, target: Tensor, attribute: Tensor
+    ) -> Tensor:
+        """As `translate`; what is measured over an image is measured over `whole`, (B, 3, H', W'), that it was cut from."""
+
+
 class Progress(Protocol):
     """Where a long piece of work says how far it is."""
 

@@ -61,6 +61,9 @@ class Sample:
     """Where the image came from; None for one made in memory."""
     history: tuple[Applied, ...] = ()
     """What was done to the pixels, in order."""
+    whole: Tensor | None = None
+    """(3, H', W') float32 in [0, 1], the field that a crop was cut from, for what is measured over a field: an empty crop has no
+    colour of nuclei. None = the image itself is the field."""
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[0] != 3 or self.image.dtype != torch.float32:
@@ -81,14 +84,20 @@ class Sample:
         return int(self.image.shape[1]), int(self.image.shape[2])
 
     def with_pixels(self, image: Tensor, applied: Applied, *, modality: str | None = None) -> Self:
-        """The same field with other pixels; the labels stay the same object.
+        """The same field with other pixels; the labels stay the same object. What it was cut from no longer looks like it.
 
         Args:
             image: (3, H, W) float32 in [0, 1].
             applied: What was done.
             modality: What the field looks like now; None = as before.
         """
-        return replace(self, image=image, modality=modality or self.modality, history=(*self.history, applied))
+        history = (*self.history, applied)
+        return replace(self, image=image, modality=modality or self.modality, history=history, whole=None)
+
+    @property
+    def field(self) -> Tensor:
+        """(3, H', W'), what to measure over: the field that this was cut from, else the image."""
+        return self.image if self.whole is None else self.whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,8 +187,34 @@ class StyleModel:
         Returns:
             (B, 3, H, W) float32 in [0, 1] on the model's device, of the same size.
         """
-        device, (height, width), image = self.device, image.shape[-2:], self._enhanced(image)
-        padded, colours = _to_network(image.to(device), margin=_MARGIN), self._colours(image, source)
+        image = self._enhanced(image)
+        return self._translate(image, self._colours(image, source), source, target, attribute, tile_px)
+
+    @torch.no_grad()
+    def translate_part(
+        self, image: Tensor, *, whole: Tensor, source: Tensor, target: Tensor, attribute: Tensor, tile_px: int = 1024
+    ) -> Tensor:
+        """Restyle parts of fields as they would look within the restyled fields.
+
+        Args:
+            image: (B, 3, H, W) float32 in [0, 1], cut from the fields, whatever the magnification.
+            whole: (B, 3, H', W') float32 in [0, 1], the fields: their colours are measured.
+            source: As in `translate`, like all other arguments.
+            target: (B,) int64.
+            attribute: (B, A).
+            tile_px: Side of the tiles.
+
+        Returns:
+            As `translate`.
+        """
+        colours = self._colours(self._enhanced(whole), source)
+        return self._translate(self._enhanced(image), colours, source, target, attribute, tile_px)
+
+    def _translate(
+        self, image: Tensor, colours: Tensor, source: Tensor, target: Tensor, attribute: Tensor, tile_px: int
+    ) -> Tensor:
+        device, (height, width) = self.device, image.shape[-2:]
+        padded = _to_network(image.to(device), margin=_MARGIN)
         texture = _texture(attribute, padded.shape[-2], padded.shape[-1])
         made = torch.empty_like(padded)
         for place in _tiles(padded.shape[-2], padded.shape[-1], tile_px, self._networks.receptive_radius):
