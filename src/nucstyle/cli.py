@@ -396,12 +396,11 @@ _NO_MEMORY = "nucstyle: not enough memory; use fewer or smaller images, or a sma
 @contextmanager
 def _verb() -> Iterator[ConsoleProgress]:
     """Everything that surrounds a verb: the check of the installation, and errors as one line with an exit code."""
-    from nucstyle.core.installation import check_torch_pair, prefer_large_pages
+    from nucstyle.core.installation import check_torch_pair
     from nucstyle.workflows.console import ConsoleProgress
 
     with _terminable():
         try:
-            prefer_large_pages()
             check_torch_pair()
             yield ConsoleProgress()
         except NucstyleError as error:

@@ -1,4 +1,3 @@
-import os
 import sys
 from importlib import metadata
 
@@ -6,7 +5,7 @@ import pytest
 import torch
 
 from nucstyle.core.errors import InstallationError, OptionError
-from nucstyle.core.installation import check_torch_pair, choose_device, prefer_large_pages
+from nucstyle.core.installation import check_torch_pair, choose_device
 
 
 @pytest.fixture
@@ -125,12 +124,3 @@ def test_graphics_cards_are_numbered_from_nought(graphics_cards):
     assert [choose_device(name) for name in ("cuda", "cuda:0", "cuda:1")] == ["cuda", "cuda:0", "cuda:1"]
     with pytest.raises(OptionError, match="no such device"):
         choose_device("cuda:2")
-
-
-def test_large_pages_are_asked_for_unless_the_person_decided_otherwise(monkeypatch):
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
-    prefer_large_pages()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    prefer_large_pages()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"

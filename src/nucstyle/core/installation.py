@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from importlib import metadata
 
@@ -12,14 +11,6 @@ _REMEDY = (
     "install a matching pair, for example `pip install torch==2.14.1 torchvision==0.29.1`, "
     "or both from PyTorch's own CPU wheels"
 )
-
-
-def prefer_large_pages() -> None:
-    """Ask torch to lay large tensors on large pages, before it lays any; who has set the variable otherwise is heard.
-
-    On Linux a CPU spends less time on memory that way: a training step of the recipe `lite` is about a tenth shorter.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _minor(version: str) -> tuple[int, int]:
