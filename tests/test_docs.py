@@ -39,13 +39,31 @@ def test_the_segmenter_of_the_guide_runs_in_python(monkeypatch, tmp_path, field,
 
     (code,) = (block for block in blocks(GUIDE, "python") if "load_segmenter" in block)
     sizes = ["size_px=64", "batch_size=1", "pyramid_channels=16", "box_head_size=32", "mask_layers=1"]
-    run = tmp_path / "demo-run" / "full" / "none" / "seed-0"
-    nucstyle.train_segmenter(write_pairs("data"), run, overrides=["steps=1", "measure_every=0", *sizes])
+    nucstyle.train_segmenter(
+        write_pairs("data"), tmp_path / "my-segmenter", overrides=["steps=1", "measure_every=0", *sizes]
+    )
     monkeypatch.chdir(tmp_path)
     names = {"image": field(3)[0]}
     exec(code, names)
     assert names["found"].labels.shape == names["image"].shape[:2]
     assert len(names["found"].scores) == int(names["found"].labels.max())
+
+
+def test_a_data_set_of_ones_own_is_restyled_as_the_guide_says(field):
+    import torch
+    from torch.utils.data import DataLoader
+
+    (code,) = (block for block in blocks(GUIDE, "python") if "class Restyled" in block)
+    names = {}
+    exec(code, names)
+    images = [torch.from_numpy(field(number)[0]).permute(2, 0, 1) for number in range(16)]
+    loader = DataLoader(names["Restyled"]([(image, number) for number, image in enumerate(images)]), batch_size=8)
+    batches = list(loader)
+    assert [number for _, labels in batches for number in labels.tolist()] == list(range(16))
+    shown = torch.cat([batch for batch, _ in batches])
+    assert shown.dtype == torch.uint8
+    changed = sum(not torch.equal(one, image) for one, image in zip(shown, images, strict=True))
+    assert 1 <= changed <= 15
 
 
 def write_two_modalities(folder, field):
