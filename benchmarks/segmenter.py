@@ -175,9 +175,10 @@ def main() -> None:
     if arguments.crowd:
         crowd(arguments.weights)
         return
-    compare(arguments.steps)
+    # First: a process begins with the peak memory of the one that started it.
     given = ["--weights", arguments.weights] if arguments.weights else []
     subprocess.run([sys.executable, __file__, "--crowd", *given], check=True)
+    compare(arguments.steps)
 
 
 if __name__ == "__main__":
