@@ -300,7 +300,7 @@ def predict(
     style: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE|RUN", help="Move every image into one modality first, with these style weights."
+            metavar="NAME|FILE|RUN", help="Move images of other modalities into one first, with these style weights."
         ),
     ] = None,
     move_to: Annotated[

@@ -190,7 +190,7 @@ def test_a_probability_outside_zero_to_one_is_refused(kind, references, p):
 @pytest.mark.parametrize("kind", BY_EXAMPLE)
 @pytest.mark.parametrize("targets", [["brown"], [LIGHT, "brown"], []])
 def test_unknown_targets_are_refused_with_those_known(kind, references, targets):
-    with pytest.raises(OptionError, match=r"unknown target modality .*; there are references of grey-on-black, purple"):
+    with pytest.raises(OptionError, match=r"unknown target modality .*; known: grey-on-black, purple"):
         make(kind, references, targets=targets)
 
 

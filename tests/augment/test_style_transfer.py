@@ -182,7 +182,7 @@ def test_a_probability_outside_zero_to_one_is_refused(transfer, p):
 
 @pytest.mark.parametrize("targets", [["brown"], [LIGHT, "brown"], []])
 def test_unknown_targets_are_refused_with_those_known(transfer, targets):
-    with pytest.raises(OptionError, match=r"unknown target modality .*; the style model knows grey-on-black, purple"):
+    with pytest.raises(OptionError, match=r"unknown target modality .*; known: grey-on-black, purple"):
         transfer(targets=targets)
 
 

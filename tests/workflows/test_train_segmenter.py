@@ -42,6 +42,13 @@ def manifest(write_pairs):
     return path
 
 
+def take_back_the_last_step(run):
+    """As if a training of two steps had been stopped after the first."""
+    for name in ("result.json", "weights.safetensors"):
+        (run / name).unlink()
+    shutil.rmtree(run / "checkpoints" / "step-000002")
+
+
 def tensors(run):
     return load_weights(run / "weights.safetensors", kind="segmenter").tensors
 
@@ -186,9 +193,7 @@ def test_a_run_by_example_goes_on_to_the_same_bytes(run_verb, manifest, tmp_path
     verb = ("train-segmenter", manifest, "--out", "run", "--augment", "recolour+colour", *LAST)
     assert run_verb(*verb).exit_code == 0
     whole = (tmp_path / "run" / "weights.safetensors").read_bytes()
-    for name in ("result.json", "weights.safetensors"):
-        (tmp_path / "run" / name).unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+    take_back_the_last_step(tmp_path / "run")
     result = run_verb(*verb, "--resume")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole
@@ -259,9 +264,7 @@ def test_the_published_recipes_start_step_go_on_and_predict_on_a_cpu(run_verb, m
     config = read_config(tmp_path / "run")
     assert config["recipe"]["segmenter"]["resnet_norm"] == "group"
     whole = (tmp_path / "run" / "weights.safetensors").read_bytes()
-    for name in ("result.json", "weights.safetensors"):
-        (tmp_path / "run" / name).unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000002")
+    take_back_the_last_step(tmp_path / "run")
     result = run_verb(*short, "--resume")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole

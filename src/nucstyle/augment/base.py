@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Generator
 
+from nucstyle.core.errors import OptionError
 from nucstyle.core.sample import Sample
 
 
@@ -25,6 +26,26 @@ class Augmentation(ABC):
         """Draw, then apply."""
         drawn = self.draw(sample, generator)
         return sample if drawn is None else self.apply(sample, drawn)
+
+
+def check_choice(p: float, targets: Sequence[str] | None, known: Sequence[str]) -> None:
+    """Refuse a chance, or modalities to choose from, that there cannot be.
+
+    Args:
+        p: Probability that an image is changed.
+        targets: Names of modalities; None = all that are known.
+        known: Their names.
+
+    Raises:
+        OptionError: p outside [0, 1], or an unknown modality, or none.
+    """
+    if not 0 <= p <= 1:
+        msg = f"p is a probability in [0, 1], got {p}"
+        raise OptionError(msg)
+    unknown = [name for name in targets or () if name not in known]
+    if unknown or (targets is not None and not targets):
+        msg = f"unknown target modality {unknown}; known: {', '.join(known)}"
+        raise OptionError(msg)
 
 
 def augment_in_order(sample: Sample, augmentations: Sequence[Augmentation], generator: Generator) -> Sample:

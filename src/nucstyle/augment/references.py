@@ -14,7 +14,7 @@ from typing import Self, cast
 import torch
 from torch import Generator, Tensor
 
-from nucstyle.augment.base import Augmentation
+from nucstyle.augment.base import Augmentation, check_choice
 from nucstyle.augment.lab import moments, rgb_to_lab
 from nucstyle.core.errors import OptionError
 from nucstyle.core.photometry import measure_stops
@@ -159,13 +159,7 @@ class FromReference(Augmentation):
         exclude_own: bool = False,
         recognise: Recognise | None = None,
     ) -> None:
-        if not 0 <= p <= 1:
-            msg = f"p is a probability in [0, 1], got {p}"
-            raise OptionError(msg)
-        unknown = [name for name in targets or () if name not in references.modalities]
-        if unknown or (targets is not None and not targets):
-            msg = f"unknown target modality {unknown}; there are references of {', '.join(references.modalities)}"
-            raise OptionError(msg)
+        check_choice(p, targets, references.modalities)
         self.references = references
         self.p = p
         self.targets = tuple(targets or references.modalities)

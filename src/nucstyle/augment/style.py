@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
-from nucstyle.augment.base import Augmentation
+from nucstyle.augment.base import Augmentation, check_choice
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import AttributeMode, PartTranslator, Translator
 from nucstyle.core.rng import chance, integer
@@ -49,13 +49,7 @@ class StyleTransfer(Augmentation):
         exemplar: Tensor | None = None,
         exclude_own: bool = False,
     ) -> None:
-        if not 0 <= p <= 1:
-            msg = f"p is a probability in [0, 1], got {p}"
-            raise OptionError(msg)
-        unknown = [name for name in targets or () if name not in model.modalities]
-        if unknown or (targets is not None and not targets):
-            msg = f"unknown target modality {unknown}; the style model knows {', '.join(model.modalities)}"
-            raise OptionError(msg)
+        check_choice(p, targets, model.modalities)
         if attributes not in ("per-domain", "normal", "exemplar"):
             msg = f"attributes are drawn per-domain, normal or exemplar, got {attributes!r}"
             raise OptionError(msg)

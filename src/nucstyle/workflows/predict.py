@@ -78,7 +78,7 @@ def predict(
         tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
         diameter_px: Of a typical nucleus, in pixels; None = the segmenter finds out.
         tile_px: Side of the tiles in which larger fields are looked at, after enlargement; None = the segmenter's own.
-        style: Style weights (a name, a file or a run) that move every image into one modality before its nuclei are sought.
+        style: Style weights (a name, a file or a run) that move images of other modalities into one before nuclei are sought.
         move_to: The modality, as the style model names it; None = the one that the segmenter was trained with most.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
