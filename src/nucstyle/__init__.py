@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nucstyle.augment.gate import Gate, GateConfig
     from nucstyle.augment.style import StyleTransfer
     from nucstyle.core.errors import (
         ConfigError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from nucstyle.segmentation.tta import TestTimeAugmentation
     from nucstyle.style.model import StyleModel
     from nucstyle.workflows.evaluate import evaluate
-    from nucstyle.workflows.load import load_segmenter, load_style
+    from nucstyle.workflows.load import load_judge, load_segmenter, load_style
     from nucstyle.workflows.train_segmenter import train_segmenter
     from nucstyle.workflows.train_style import train_style
 
@@ -44,6 +45,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConfigError": "core.errors",
     "DatasetError": "core.errors",
+    "Gate": "augment.gate",
+    "GateConfig": "augment.gate",
     "ImageError": "core.errors",
     "InputError": "core.errors",
     "InstallationError": "core.errors",
@@ -63,6 +66,7 @@ _HOMES = {
     "WeightsError": "core.errors",
     "dsb_score": "metrics.dsb",
     "evaluate": "workflows.evaluate",
+    "load_judge": "workflows.load",
     "load_segmenter": "workflows.load",
     "load_style": "workflows.load",
     "open_dataset": "data.dataset",
@@ -76,6 +80,8 @@ _HOMES = {
 __all__ = [
     "ConfigError",
     "DatasetError",
+    "Gate",
+    "GateConfig",
     "ImageError",
     "InputError",
     "InstallationError",
@@ -96,6 +102,7 @@ __all__ = [
     "__version__",
     "dsb_score",
     "evaluate",
+    "load_judge",
     "load_segmenter",
     "load_style",
     "open_dataset",

@@ -35,6 +35,12 @@ OptionalOut = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="
 Masks = Annotated[
     str | None, typer.Option(metavar="MODALITY,...", help="Use the masks of these modalities alone [default: all].")
 ]
+UseGate = Annotated[
+    bool, typer.Option("--gate/--no-gate", help="Draw again what comes out with nuclei lost or new ones.")
+]
+GateJudge = Annotated[
+    str, typer.Option("--judge", metavar="NAME|FILE|RUN", help="The network that sees new nuclei then.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in RUN.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older run in RUN.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
@@ -240,6 +246,8 @@ def train_segmenter(
     style: Annotated[
         str | None, typer.Option(metavar="NAME|FILE|RUN", help="Style weights, for an arm with style.")
     ] = None,
+    gate: UseGate = True,
+    judge: GateJudge = "dsb2018",
     annotated: Masks = None,
     init: Annotated[
         str | None, typer.Option(metavar="NAME|FILE|RUN", help="Go on from these segmenter weights in a new run.")
@@ -273,6 +281,8 @@ def train_segmenter(
                 overrides=set_ or [],
                 augment=augment,
                 style=style,
+                gate=gate,
+                judge=judge,
                 annotated=_names(annotated),
                 init=init,
                 trunk=trunk,

@@ -7,8 +7,10 @@ from nucstyle.core.errors import OptionError
 from nucstyle.metrics.translation import (
     colour_spread,
     dice,
+    edge_agreement,
     false_objects,
     kernel_distance,
+    lost_nuclei,
     separation,
     signed_separation,
 )
@@ -55,6 +57,39 @@ def test_what_is_far_away_or_on_another_nucleus_does_not_count(labels):
     grey[labels == 7] = 0.9  # brighter than the other nucleus, and no part of its ring
     grey[0, :] = grey[:, 0] = 1.0
     assert separation(grey, labels) == 1
+
+
+def test_a_nucleus_that_no_longer_stands_out_is_lost_and_the_sign_counts(labels):
+    grey = np.where(labels > 0, 0.8, 0.1)
+    one_gone = np.where(labels == 7, 0.8, 0.1)
+    assert lost_nuclei(grey, grey, labels, signs=(1, 1)) == 0
+    assert lost_nuclei(grey, 1 - grey, labels, signs=(1, -1)) == 0
+    assert lost_nuclei(grey, 1 - grey, labels, signs=(1, 1)) == 1
+    assert lost_nuclei(grey, one_gone, labels, signs=(1, 1)) == 0.5
+    # one that did not stand out before cannot be lost
+    assert lost_nuclei(one_gone, one_gone, labels, signs=(1, 1)) == 0
+    assert lost_nuclei(np.full(labels.shape, 0.5), grey, labels, signs=(1, 1)) is None
+    assert lost_nuclei(grey, grey, np.zeros_like(labels), signs=(1, 1)) is None
+    assert lost_nuclei(grey, grey, np.ones_like(labels), signs=(1, 1)) is None
+
+
+def test_each_nucleus_is_compared_with_its_own_ring(labels):
+    ramp = np.linspace(0.0, 0.6, 60)[None].repeat(
+        40, axis=0
+    )  # the background is brighter on the right than nuclei on the left
+    before = ramp + 0.2 * (labels > 0)
+    assert lost_nuclei(before, before, labels, signs=(1, 1)) == 0
+    assert lost_nuclei(before, ramp + 0.2 * (labels == 1), labels, signs=(1, 1)) == 0.5
+
+
+def test_edges_agree_where_they_are_and_whatever_their_sign(labels):
+    grey = np.where(labels > 0, 0.8, 0.1)
+    assert edge_agreement(grey, grey) == pytest.approx(1)
+    assert edge_agreement(grey, 1 - 0.5 * grey) == pytest.approx(1)
+    assert edge_agreement(grey, grey[:, ::-1]) < 0.3
+    flat = np.full(labels.shape, 0.3)
+    assert edge_agreement(flat, grey) == 1
+    assert edge_agreement(grey, flat) == 0
 
 
 def test_no_nucleus_or_no_ring_has_no_separation(labels):
@@ -140,6 +175,10 @@ def test_the_spread_of_colours_is_nothing_for_equal_ones():
 
 
 def test_sizes_must_agree(labels):
+    with pytest.raises(OptionError):
+        lost_nuclei(np.zeros((40, 60)), np.zeros((40, 59)), labels, signs=(1, 1))
+    with pytest.raises(OptionError):
+        edge_agreement(np.zeros((40, 60)), np.zeros((40, 59)))
     for measure in (separation, false_objects, dice):
         with pytest.raises(OptionError, match="sizes differ"):
             measure(np.zeros((3, 4), bool), labels)

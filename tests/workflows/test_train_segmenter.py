@@ -5,6 +5,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from nucstyle.augment.colour import ColourJitter
@@ -14,10 +15,11 @@ from nucstyle.core.errors import OptionError
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
+from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
 from nucstyle.training.distributed import SINGLE
 from nucstyle.workflows.arms import Arm
 from nucstyle.workflows.fit import require_agreement
-from nucstyle.workflows.load import load_segmenter
+from nucstyle.workflows.load import find_weights, load_segmenter, save_judge
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.selection import Selection
 from nucstyle.workflows.train_segmenter import SegmenterRun
@@ -197,6 +199,48 @@ def test_a_run_by_example_goes_on_to_the_same_bytes(run_verb, manifest, tmp_path
     result = run_verb(*verb, "--resume")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole
+
+
+STYLED = ("--augment", "style", "--style", "dsb2018")
+
+
+def test_the_gate_of_a_style_model_is_recorded_and_its_counts_survive_a_stop(run_verb, manifest, tmp_path):
+    verb = ("train-segmenter", manifest, "--out", "run", *STYLED, *LAST, "--set", "batch_size=3")
+    result = run_verb(*verb)
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run"
+    config, whole = read_config(run), (run / "result.json").read_bytes()
+    judge = load_weights(find_weights("dsb2018", "judge"), kind="judge")
+    assert config["gate"]["judge_sha256"] == judge.sha256
+    assert config["gate"]["redraws"] == 2
+    gate = json.loads(whole)["gate"]
+    assert np.array(gate["tally"]).sum() > 0
+    assert np.array(gate["tally"]).shape == (len(gate["modalities"]), len(gate["modalities"]), len(gate["outcomes"]))
+    assert "Restyled images that the gate let through" in (run / "report.html").read_text()
+    metadata = load_weights(run / "weights.safetensors", kind="segmenter").metadata
+    assert set(judge.metadata["masks_seen"]) <= set(metadata["masks_seen"])
+    take_back_the_last_step(run)
+    assert run_verb(*verb, "--resume").exit_code == 0
+    assert (run / "result.json").read_bytes() == whole
+
+
+def test_without_a_gate_none_is_recorded(run_verb, manifest, tmp_path):
+    result = run_verb("train-segmenter", manifest, "--out", "run", *STYLED, "--no-gate", *LAST)
+    assert result.exit_code == 0, result.output
+    assert "gate" not in read_config(tmp_path / "run")
+    assert "gate" not in json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_a_judge_that_has_seen_hidden_masks_does_not_look(run_verb, manifest, tmp_path):
+    judge = ForegroundJudge(JudgeNetwork(JudgeConfig(width=2)), JudgeConfig(width=2))
+    save_judge(tmp_path / "judge.safetensors", judge, {"masks_seen": ["field-4"]})
+    verb = ("train-segmenter", manifest, *STYLED, "--judge", "judge.safetensors", *LAST)
+    result = run_verb(*verb, "--out", "some", "--augment", "style+recolour", "--annotated", "dapi")
+    assert result.exit_code == 0, result.output
+    assert "judge.safetensors was trained with masks that --annotated hides" in result.output
+    assert "judge_sha256" not in read_config(tmp_path / "some")["gate"]
+    assert run_verb(*verb, "--out", "all").exit_code == 0
+    assert "judge_sha256" in read_config(tmp_path / "all")["gate"]
 
 
 def run_of(recipe, arm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, TypeVar, cast
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation, check_choice
+from nucstyle.augment.gate import OUTCOMES, Gate
 from nucstyle.core.errors import ImageError, OptionError
-from nucstyle.core.protocols import AttributeMode, PartTranslator, Translator
+from nucstyle.core.protocols import AttributeMode, PartTranslator, SignedTranslator, Translator
 from nucstyle.core.rng import chance, integer
 from nucstyle.core.sample import Applied, Sample, Source
 from nucstyle.data.image_io import from_unit, sample_of_array
@@ -35,9 +37,14 @@ class StyleTransfer(Augmentation):
         attributes: How a style within the modality is drawn: `per-domain`, `normal`, or `exemplar` = as in a picture.
         exemplar: (3, H, W) float32 in [0, 1], the picture for `exemplar`. Its modality is the target.
         exclude_own: Never choose the modality that the image already has.
+        gate: What refuses restyled images in which nuclei are not where they were. Another style of the same modality is drawn
+            then, and after a few times the original is kept. `auto` = a `Gate` without a judge; None = everything is used.
+
+    Attributes:
+        tally: (M, M, 6) int64, how often each of `gate.OUTCOMES` came of each pair (source, target) of the model's M modalities.
 
     Raises:
-        OptionError: p outside [0, 1], an unknown target, or `exemplar` without a picture.
+        OptionError: p outside [0, 1], an unknown target, `exemplar` without a picture, or something else for a gate.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class StyleTransfer(Augmentation):
         attributes: Literal["per-domain", "normal", "exemplar"] = "per-domain",
         exemplar: Tensor | None = None,
         exclude_own: bool = False,
+        gate: Literal["auto"] | Gate | None = "auto",
     ) -> None:
         check_choice(p, targets, model.modalities)
         if attributes not in ("per-domain", "normal", "exemplar"):
@@ -56,12 +64,17 @@ class StyleTransfer(Augmentation):
         if (attributes == "exemplar") != (exemplar is not None):
             msg = 'attributes="exemplar" and exemplar=PICTURE belong together; give both or neither'
             raise OptionError(msg)
+        if isinstance(gate, str) and gate != "auto":
+            msg = f'gate is "auto", None or a Gate, got {gate!r}'
+            raise OptionError(msg)
         self.model = model
         self.p = p
         self.targets = tuple(model.modalities.index(name) for name in targets or model.modalities)
         self.attributes = attributes
         self.exemplar = exemplar
         self.exclude_own = exclude_own
+        self.gate = gate if isinstance(gate, Gate) or gate is None else Gate()
+        self.tally = torch.zeros(len(model.modalities), len(model.modalities), len(OUTCOMES), dtype=torch.int64)
 
     def __call__(self, x: Input, *, seed: int | None = None, generator: Generator | None = None) -> Input:
         """Restyle one image, or a batch of them.
@@ -129,17 +142,54 @@ class StyleTransfer(Augmentation):
             if not choices:
                 return None
             target = torch.tensor([choices[integer(0, len(choices), generator)]])
-            mode: AttributeMode = "normal" if self.attributes == "normal" else "per-domain"
-            attribute = self.model.draw_attribute(target, mode=mode, generator=generator)
+            attribute = self._draw_attribute(target, generator)
         return {
             "source": self.model.modalities[own],
             "target": self.model.modalities[int(target)],
             "attribute": [float(value) for value in attribute[0]],
         }
 
+    def _draw_attribute(self, target: Tensor, generator: Generator) -> Tensor:
+        mode: AttributeMode = "normal" if self.attributes == "normal" else "per-domain"
+        return self.model.draw_attribute(target, mode=mode, generator=generator)
+
+    def augment(self, sample: Sample, generator: Generator) -> Sample:
+        """Draw and apply, again where the gate refuses what came of it; the sample itself if it refuses all."""
+        drawn = self.draw(sample, generator)
+        if drawn is None:
+            return sample
+        if self.gate is None:
+            return self.apply(sample, drawn)
+        pair = self._pair(drawn)
+        signs = self._signs(*pair)
+        # A given style cannot be drawn anew.
+        attempts = 1 if self.exemplar is not None else 1 + self.gate.config.redraws
+        for attempt in range(1, attempts + 1):
+            made = self.apply(sample, drawn)
+            verdict = self.gate.check(sample, made.image, signs=signs)
+            self.tally[*pair, OUTCOMES.index(verdict.outcome)] += 1
+            if verdict.is_accepted:
+                record = Applied(type(self).__name__, {**drawn, "gate": dict(verdict.values), "attempt": attempt})
+                return replace(made, history=(*sample.history, record))
+            if attempt < attempts:
+                attribute = self._draw_attribute(torch.tensor([pair[1]]), generator)
+                drawn = {**drawn, "attribute": [float(value) for value in attribute[0]]}
+        self.tally[*pair, -1] += 1
+        return sample
+
+    def _pair(self, drawn: Mapping[str, object]) -> tuple[int, int]:
+        """The numbers of source and target."""
+        source, target = (self.model.modalities.index(cast("str", drawn[name])) for name in ("source", "target"))
+        return source, target
+
+    def _signs(self, source: int, target: int) -> tuple[int, int] | None:
+        if not isinstance(self.model, SignedTranslator):
+            return None
+        return self.model.polarity[source], self.model.polarity[target]
+
     def apply(self, sample: Sample, drawn: Mapping[str, object]) -> Sample:
         """The content of the sample in the drawn style."""
-        source, target = (self.model.modalities.index(cast("str", drawn[name])) for name in ("source", "target"))
+        source, target = self._pair(drawn)
         how = {
             "source": torch.tensor([source]),
             "target": torch.tensor([target]),

@@ -47,6 +47,15 @@ class PartTranslator(Translator, Protocol):
         """As `translate`; what is measured over an image is measured over `whole`, (B, 3, H', W'), that it was cut from."""
 
 
+@runtime_checkable
+class SignedTranslator(Translator, Protocol):
+    """Knows whether nuclei are brighter than their surroundings."""
+
+    @property
+    def polarity(self) -> tuple[int, ...]:
+        """1 for each modality in which they are, -1 for those in which they are darker."""
+
+
 class Progress(Protocol):
     """Where a long piece of work says how far it is."""
 

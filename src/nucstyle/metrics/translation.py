@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt, find_objects
+from scipy.ndimage import distance_transform_edt, find_objects, gaussian_gradient_magnitude
 from scipy.ndimage import label as connected
 from scipy.stats import rankdata
 
@@ -28,6 +28,10 @@ MIN_OBJECT_PX = 16
 """Smaller predicted objects are specks, not nuclei."""
 FALSE_OVERLAP = 0.25
 """A predicted object of which less than this lies on true nuclei is false."""
+STANDS_OUT = 0.1
+"""A nucleus whose contrast is less than this share of the image's median does not stand out."""
+FLAT = 1e-6
+"""Gradients that deviate less than this are those of an image without edges."""
 
 # H, W = size of the image, N, M = images or crops, D = features
 
@@ -71,6 +75,73 @@ def signed_separation(grey: npt.NDArray[np.floating], labels: Labels, *, polarit
     """
     value = separation(grey, labels)
     return value if value is None or polarity > 0 else 1 - value
+
+
+def lost_nuclei(
+    before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], labels: Labels, *, signs: tuple[int, int]
+) -> float | None:
+    """Share of nuclei that stood out from the ring around them and no longer do; `separation` hardly sees one of many.
+
+    A nucleus stands out if its mean grey value differs from that of its ring, in the right direction, by at least `STANDS_OUT` of
+    what is usual (the median) in the image.
+
+    Args:
+        before: (H, W) mean of R, G and B of the source.
+        after: (H, W) of the restyled image.
+        labels: (H, W) integers, 0 = background.
+        signs: Of both: 1 if nuclei should be brighter than the background, -1 if darker.
+
+    Returns:
+        In [0, 1]; None where no nucleus stood out.
+
+    Raises:
+        OptionError: Images and labels are of different sizes.
+    """
+    for grey in (before, after):
+        _check_sizes(grey, labels)
+    if not labels.any() or labels.all():
+        return None
+    away, nearest = distance_transform_edt(labels == 0, return_indices=True)
+    owner = np.where((away > RING_PX[0]) & (away <= RING_PX[1]), labels[tuple(nearest)], 0)
+    stood, stands = (_stand_out(grey, labels, owner, sign) for grey, sign in ((before, signs[0]), (after, signs[1])))
+    return float((stood & ~stands).sum() / stood.sum()) if stood.any() else None
+
+
+def _stand_out(grey: npt.NDArray[np.floating], labels: Labels, owner: Labels, sign: int) -> Mask:
+    """Whether each label differs from its ring; false for numbers that are no nucleus, and for nuclei without a ring."""
+    count = int(labels.max()) + 1
+    means = []
+    for where in (labels, owner):
+        pixels = np.bincount(where.ravel(), minlength=count)
+        sums = np.bincount(where.ravel(), weights=grey.ravel(), minlength=count)
+        means.append(np.divide(sums, pixels, out=np.full(count, np.nan), where=pixels > 0))
+    contrast = sign * (means[0] - means[1])
+    contrast[0] = np.nan
+    known: Mask = np.isfinite(contrast)
+    if not known.any():
+        return known
+    usual = max(0.0, float(np.median(contrast[known])))
+    return np.asarray(known & (np.nan_to_num(contrast) > STANDS_OUT * usual))
+
+
+def edge_agreement(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> float:
+    """Whether edges are where they were: the correlation of the gradient magnitudes of two images, smoothed over a pixel.
+
+    Args:
+        before: (H, W) mean of R, G and B of the source.
+        after: (H, W) of the restyled image.
+
+    Returns:
+        In [-1, 1]; 1 where the source has no edges at all, so that there is nothing to keep.
+
+    Raises:
+        OptionError: They are of different sizes.
+    """
+    _check_sizes(before, after)
+    one, other = (gaussian_gradient_magnitude(grey.astype(np.float64), sigma=1.0) for grey in (before, after))
+    if float(one.std()) < FLAT:
+        return 1.0
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1]) if float(other.std()) >= FLAT else 0.0
 
 
 def dice(predicted: Mask, truth: Mask) -> float:

@@ -365,7 +365,23 @@ def train_segmenter(run: Path) -> Section:
     augment = read_config(run).get("augment", "none")
     said = f"Trained with augmentation: {augment}."
     scores = _measures(run, "Scores on validation images", _SCORES)
-    return Section("Segmenter", (said,), figure=figures.curves(series) if series else "", parts=tuple(scores))
+    parts = (*scores, *_gate(run))
+    return Section("Segmenter", (said,), figure=figures.curves(series) if series else "", parts=parts)
+
+
+def _gate(run: Path) -> list[Section]:
+    """What the gate let through; nothing where there was none, or the run is not finished."""
+    gate = read_json(run / "result.json").get("gate") if (run / "result.json").is_file() else None
+    if gate is None:
+        return []
+    why = Section("Why not", table=tables.refusal_table(gate))
+    return [Section("Restyled images that the gate let through", (_GATE,), table=tables.gate_table(gate), parts=(why,))]
+
+
+_GATE = (
+    "Of the restyled images of each pair of modalities, the share whose nuclei are where they were, and how many were looked at. "
+    "For one that is refused another style of the same modality is drawn; given up: the original was kept instead."
+)
 
 
 _SCORES = (

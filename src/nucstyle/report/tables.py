@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nucstyle.metrics.translation import goal_shares
@@ -138,6 +138,31 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return table
+
+
+def gate_table(gate: Mapping[str, Any]) -> list[list[str]]:
+    """Which share of the restyled images the gate let through, for each pair of modalities; rows of text, the header first.
+
+    Args:
+        gate: As in a `result.json`: `modalities`, `outcomes` (the first is that an image was accepted, the last that the original
+            was kept after the last attempt), and `tally`, [source][target][outcome].
+    """
+    names = gate["modalities"]
+    table = [["source", *(f"to {name}" for name in names)]]
+    for name, row in zip(names, gate["tally"], strict=True):
+        table.append([name, *(_accepted(counts) for counts in row)])
+    return table
+
+
+def _accepted(counts: Sequence[int]) -> str:
+    tried = sum(counts[:-1])
+    return f"{counts[0] / tried:.2f} of {tried}" if tried else "-"
+
+
+def refusal_table(gate: Mapping[str, Any]) -> list[list[str]]:
+    """How often each came of a restyled image, over all pairs; rows of text, the header first. `gate` as in `gate_table`."""
+    totals = [sum(counts[k] for row in gate["tally"] for counts in row) for k in range(len(gate["outcomes"]))]
+    return [["outcome", "images"], *([name, str(count)] for name, count in zip(gate["outcomes"], totals, strict=True))]
 
 
 def _interval(pair: Mapping[str, Any]) -> str:

@@ -108,6 +108,11 @@ class StyleModel:
         return self._modalities
 
     @property
+    def polarity(self) -> tuple[int, ...]:
+        """1 for each modality whose nuclei are brighter than their surroundings, -1 for the others."""
+        return tuple(int(sign) for sign in self._networks.polarity.tolist())
+
+    @property
     def device(self) -> torch.device:
         """Where the networks are; results come from there."""
         return self._networks.polarity.device

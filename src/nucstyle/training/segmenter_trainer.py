@@ -213,6 +213,7 @@ class SegmenterTrainer:
         recipe: Rates.
         seed: Of the detector's own sampling.
         group: The processes that train together.
+        kept: Further tensors that must survive the training, by name: counts that augmentations add to in place.
     """
 
     def __init__(
@@ -223,9 +224,11 @@ class SegmenterTrainer:
         *,
         seed: int,
         group: Group = SINGLE,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.segmenter = segmenter
         self._batches, self._recipe, self._seed, self._group = batches, recipe, seed, group
+        self._kept = kept or {}
         self._parameters = [p for p in segmenter.network.parameters() if p.requires_grad]
         self._optimizer = self._make_optimizer()
         self._average = AveragedModel(segmenter.network, avg_fn=moving_average(recipe.training.average_decay))
@@ -276,10 +279,13 @@ class SegmenterTrainer:
             **module_tensors("network", self.segmenter.network),
             **module_tensors("average", self._average),
             **optimizer_tensors("optimizer", self._optimizer),
+            **{f"kept/{name}": tensor for name, tensor in self._kept.items()},
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to what `tensors` returned."""
+        for name, tensor in self._kept.items():
+            tensor.copy_(checkpoint.tensors[f"kept/{name}"])
         restore_module("network", self.segmenter.network, checkpoint)
         restore_module("average", self._average, checkpoint)
         restore_optimizer("optimizer", self._optimizer, checkpoint)

@@ -6,23 +6,29 @@ An arm is `none`, or parts joined by `+` and applied in that order: `colour`, `r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from torch import Tensor
 
 from nucstyle.augment.base import Augmentation
 from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.fourier import FourierSwap
+from nucstyle.augment.gate import OUTCOMES, Gate
 from nucstyle.augment.histogram import HistogramMatch
 from nucstyle.augment.recolour import Recolour
 from nucstyle.augment.references import FromReference, References
 from nucstyle.augment.reinhard import Reinhard
 from nucstyle.augment.style import StyleTransfer
+from nucstyle.core.config import to_table
 from nucstyle.core.errors import OptionError
+from nucstyle.core.precision import Precision
+from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.weights import Weights, load_weights
-from nucstyle.workflows.load import find_weights, style_from_weights
-from nucstyle.workflows.named import NamedImages
+from nucstyle.workflows.load import find_weights, load_judge, style_from_weights
+from nucstyle.workflows.named import NamedImages, hidden_masks_seen
 
 NONE = "none"
 _BY_EXAMPLE: Mapping[str, type[FromReference]] = {
@@ -44,6 +50,66 @@ class Arm:
     """In order."""
     style: Weights | None = None
     """For an arm with `style`: what its model is, and what it had seen."""
+    gate: ArmGate | None = None
+    """For an arm with `style`: what refuses restyled images; None = all are used."""
+
+    @property
+    def tally(self) -> Tensor | None:
+        """For an arm with `style`: (M, M, 6), see `StyleTransfer`."""
+        return next((one.tally for one in self.augmentations if isinstance(one, StyleTransfer)), None)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Of the style model, in the order of the tally."""
+        return next((one.model.modalities for one in self.augmentations if isinstance(one, StyleTransfer)), ())
+
+
+@dataclass(frozen=True, slots=True)
+class ArmGate:
+    """What refuses restyled images, and whose eyes it has."""
+
+    gate: Gate
+    judge: Weights | None = None
+    """What its judge had seen; None = it has none."""
+
+    def to_table(self) -> dict[str, Any]:
+        """For `config.toml`."""
+        judge = {"judge_sha256": self.judge.sha256} if self.judge else {}
+        return {**to_table(self.gate.config), **judge}
+
+
+def make_gate(
+    judge: Path | str | None,
+    *,
+    named: NamedImages | None = None,
+    annotated: Sequence[str] | None = None,
+    device: str = "cpu",
+    precision: Precision = "auto",
+    progress: Progress = SILENT,
+) -> ArmGate:
+    """Make the gate of a style model.
+
+    Args:
+        judge: Weights of the network that looks for new nuclei: a name, a file or a run; None = none does.
+        named: The images of a training, for `annotated`.
+        annotated: Modalities whose masks may be seen; a judge that has seen others is left out, and it is said.
+        device: For the judge.
+        precision: For the judge.
+        progress: Shown to the person.
+
+    Raises:
+        WeightsError: The judge cannot be loaded.
+    """
+    if judge is None:
+        return ArmGate(Gate())
+    weights = load_weights(find_weights(judge, "judge"), kind="judge")
+    if hidden_masks_seen(named, annotated, weights):
+        progress.say(
+            f"the judge {judge} was trained with masks that --annotated hides, so restyled images are not searched for new "
+            "nuclei; --judge with one that was trained with the same --annotated does that (train-style trains one)"
+        )
+        return ArmGate(Gate())
+    return ArmGate(Gate(load_judge(judge, device=device, precision=precision)), weights)
 
 
 def parts_of(name: str) -> tuple[str, ...]:
@@ -89,6 +155,7 @@ def make_arm(
     name: str,
     *,
     style: Path | str | None = None,
+    gate: ArmGate | None = None,
     references: References | None = None,
     device: str,
     precision: Literal["bf16", "fp32"],
@@ -98,6 +165,7 @@ def make_arm(
     Args:
         name: `none`, or parts joined by `+`.
         style: Style weights for `style`: a name, a file or a run.
+        gate: For `style`: what refuses restyled images; None = all are used.
         references: What training images lend to others, for arms that take examples.
         device: For the style model.
         precision: For the style model.
@@ -117,13 +185,20 @@ def make_arm(
             path = find_weights(style, "style")
             weights = load_weights(path, kind="style")
             model = style_from_weights(weights, str(path), device=device, precision=precision)
-            augmentations.append(StyleTransfer(model, p=0.5))
+            augmentations.append(StyleTransfer(model, p=0.5, gate=gate.gate if gate else None))
         elif part in _BY_EXAMPLE:
             assert references is not None
             augmentations.append(_BY_EXAMPLE[part](references, exclude_own=True))
         else:
             augmentations.append(ColourJitter())
-    return Arm(name=name, augmentations=tuple(augmentations), style=weights)
+    return Arm(name=name, augmentations=tuple(augmentations), style=weights, gate=gate if weights is not None else None)
+
+
+def gate_result(arm: Arm) -> dict[str, Any]:
+    """What the gate let through and refused, for `result.json`; of the first process where several train; empty without one."""
+    if arm.gate is None or arm.tally is None:
+        return {}
+    return {"gate": {"outcomes": list(OUTCOMES), "modalities": list(arm.modalities), "tally": arm.tally.tolist()}}
 
 
 def measure_references(named: NamedImages) -> References:

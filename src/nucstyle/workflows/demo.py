@@ -19,7 +19,7 @@ from nucstyle.data.run_folder import RunFolder, check_target, read_json
 from nucstyle.metrics.summary import summarise
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows.arms import make_arm
+from nucstyle.workflows.arms import gate_result, make_arm, make_gate
 from nucstyle.workflows.discover import DiscoverConfig, Discovery, find_modalities, write_discovery
 from nucstyle.workflows.evaluate import largest_modality, score_files
 from nucstyle.workflows.load import load_segmenter
@@ -154,7 +154,14 @@ def _run_cell(
     overrides = [f"steps={config.segmenter_steps}", f"checkpoint_every={config.checkpoint_every}", "measure_every=0"]
     recipe = segmenter_recipe("lite", overrides)
     precision = resolve_precision(recipe.training.precision, device)
-    made = make_arm(arm, style=style if arm == "style" else None, device=device, precision=precision)
+    with_style = arm == "style"
+    made = make_arm(
+        arm,
+        style=style if with_style else None,
+        gate=make_gate("dsb2018", device=device, precision=precision) if with_style else None,
+        device=device,
+        precision=precision,
+    )
     train, validation = dataset.part("train", keep=True), dataset.part("validation", keep=True)
     segmenter_run = SegmenterRun(train, made, recipe, seed, device)
     with RunFolder.open(path, segmenter_run.config("cell"), resume=True) as run:
@@ -170,7 +177,15 @@ def _run_cell(
                 found = score_files(validation, folder / "predictions", progress=progress)
                 scores[tta] = summarise(found, modalities, largest_modality(dataset))
             run.write_result(
-                {"format": 1, "verb": "cell", "seed": seed, "recipe": recipe.name, "arm": arm, "scores": scores}
+                {
+                    "format": 1,
+                    "verb": "cell",
+                    "seed": seed,
+                    "recipe": recipe.name,
+                    "arm": arm,
+                    "scores": scores,
+                    **gate_result(made),
+                }
             )
         cell: Mapping[str, Any] = read_json(run.path / "result.json")["scores"]
     return cell

@@ -110,14 +110,19 @@ def check_masks_seen(
     Raises:
         OptionError: With an image named.
     """
-    if named is None or annotated is None:
-        return
-    hidden = {record.id for record in named.images.records if record.modality not in annotated}
     for option, one in weights.items():
-        seen = sorted(hidden.intersection(one.metadata.get("masks_seen", ()))) if one is not None else []
+        seen = hidden_masks_seen(named, annotated, one)
         if seen:
             msg = (
                 f"{option}: these weights were trained with masks of {len(seen)} images that --annotated hides, {seen[0]} "
                 "among them; give weights that were trained with the same --annotated"
             )
             raise OptionError(msg)
+
+
+def hidden_masks_seen(named: NamedImages | None, annotated: Sequence[str] | None, weights: Weights | None) -> list[str]:
+    """The ids of the images whose masks `annotated` hides, but the weights have seen; none where all may be seen."""
+    if named is None or annotated is None or weights is None:
+        return []
+    hidden = {record.id for record in named.images.records if record.modality not in annotated}
+    return sorted(hidden.intersection(weights.metadata.get("masks_seen", ())))

@@ -205,7 +205,8 @@ def _mover(
             f"give --move-to, one of {', '.join(model.modalities)}"
         )
         raise OptionError(msg)
-    mover = StyleTransfer(model, p=1.0, targets=[best], exclude_own=True)
+    # No gate: it would look at masks, where the images have any.
+    mover = StyleTransfer(model, p=1.0, targets=[best], exclude_own=True, gate=None)
     return mover, {"style_sha256": weights.sha256, "move_to": best}
 
 

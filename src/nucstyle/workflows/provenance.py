@@ -35,14 +35,15 @@ def provenance(
     *,
     start: Weights | None = None,
     style: Weights | None = None,
+    judge: Weights | None = None,
     examples: Dataset | None = None,
 ) -> dict[str, Any]:
     """What a weights file says of its training: the ids it saw, the ids whose masks it saw, recipe, seed, steps.
 
-    What the weights that it went on from had seen, and those of the style model that restyled its images, it has seen as well;
-    and, without masks, the images that lent their colours.
+    What the weights that it went on from had seen, and those of the style model that restyled its images and of the judge that
+    chose among them, it has seen as well; and, without masks, the images that lent their colours.
     """
-    earlier = [weights.metadata for weights in (start, style) if weights is not None]
+    earlier = [weights.metadata for weights in (start, style, judge) if weights is not None]
     seen = {record.id for part in (dataset, examples) if part is not None for record in part.records}
     masks = {record.id for record in dataset.records if record.labels is not None}
     return {

@@ -33,7 +33,15 @@ from nucstyle.training.distributed import (
     process_group,
 )
 from nucstyle.training.segmenter_trainer import SegmenterBatches, SegmenterRecipe, SegmenterTrainer
-from nucstyle.workflows.arms import Arm, check_arm, make_arm, measure_references, takes_examples
+from nucstyle.workflows.arms import (
+    Arm,
+    check_arm,
+    gate_result,
+    make_arm,
+    make_gate,
+    measure_references,
+    takes_examples,
+)
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
 from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter
@@ -98,6 +106,7 @@ class SegmenterRun:
             **({"processes": self.processes} if self.processes > 1 else {}),
             **({"init_sha256": self.init.sha256} if self.init else {}),
             **({"style_sha256": self.arm.style.sha256} if self.arm.style else {}),
+            **({"gate": self.arm.gate.to_table()} if self.arm.gate else {}),
             **({"trunk_sha256": self.trunk.sha256} if self.trunk.sha256 else {}),
         }
         return {**table, "data": data, "recipe": to_table(self.recipe)}
@@ -131,6 +140,8 @@ def train_segmenter(
     overrides: Sequence[str] = (),
     augment: str = "none",
     style: Path | str | None = None,
+    gate: bool = True,
+    judge: Path | str | None = "dsb2018",
     annotated: Sequence[str] | None = None,
     init: Path | str | None = None,
     trunk: Path | str | None = None,
@@ -152,6 +163,8 @@ def train_segmenter(
         augment: An arm, see `arms`: `none`, or parts joined by `+` of which each changes half of the crops: `colour`, `recolour`,
             `histogram`, `reinhard`, `fourier`, `style`.
         style: Style weights for `style`: a name, a file or a run.
+        gate: Whether restyled crops in which nuclei are not where they were are drawn again, see `augment.gate`.
+        judge: Weights of the network that looks for new nuclei then: a name, a file or a run; None = none does.
         annotated: Modalities whose masks may be used, in training and in choosing the best; None = all masks. Images of the
             others lend their colours, where the arm takes examples.
         init: Go on from these segmenter weights in a new run: a name, a file or a run, of the same shape.
@@ -187,12 +200,17 @@ def train_segmenter(
     train, validation = _visible(dataset, named, annotated, progress)
     check_settings(settled, train, start, progress)
     with_examples = named if takes_examples(augment) else None
+    precision = resolve_precision(settled.training.precision, place)
+    gated = style is not None and gate
     arm = make_arm(
         augment,
         style=style,
+        gate=make_gate(judge, named=named, annotated=annotated, device=place, precision=precision, progress=progress)
+        if gated
+        else None,
         references=measure_references(with_examples) if with_examples else None,
         device=place,
-        precision=resolve_precision(settled.training.precision, place),
+        precision=precision,
     )
     check_masks_seen(named, annotated, {"--style": arm.style, "--init": start})
     segmenter_run = SegmenterRun(
@@ -236,6 +254,7 @@ def train_segmenter(
                         "steps": settled.training.steps,
                         "taken_step": taken,
                         "skipped_steps": skipped_steps(run.path),
+                        **gate_result(arm),
                     }
                 )
             write_report(run.path)
@@ -316,7 +335,9 @@ def make_trainer(segmenter_run: SegmenterRun, group: Group) -> SegmenterTrainer:
     modalities = [record.modality for record in train.records]
     fields, chains = segmenter_run.augmentations()
     batches = SegmenterBatches(train, chains, recipe, seed, modalities, fields=fields)
-    return SegmenterTrainer(make_segmenter(segmenter_run), batches, recipe, seed=seed, group=group)
+    tally = segmenter_run.arm.tally
+    kept = {} if tally is None else {"gate": tally}
+    return SegmenterTrainer(make_segmenter(segmenter_run), batches, recipe, seed=seed, group=group, kept=kept)
 
 
 def fit_segmenter(run: RunFolder, segmenter_run: SegmenterRun, *, progress: Progress, group: Group = SINGLE) -> int:
@@ -333,6 +354,7 @@ def fit_segmenter(run: RunFolder, segmenter_run: SegmenterRun, *, progress: Prog
             step,
             start=segmenter_run.init,
             style=segmenter_run.arm.style,
+            judge=segmenter_run.arm.gate.judge if segmenter_run.arm.gate else None,
             examples=segmenter_run.examples,
         )
         counts = Counter(record.modality for record in train.records if record.modality)
