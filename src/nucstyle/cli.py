@@ -229,6 +229,61 @@ def evaluate_style(
         workflow.check_kept(result, min_kept)
 
 
+@app.command()
+def augment(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    copies: Annotated[int, typer.Option(min=1, help="Restyled copies of each training image.")] = 3,
+    style: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Style weights.")] = "dsb2018",
+    to: Annotated[
+        str, typer.Option("--to", metavar="LAYOUT", help="pairs, dsb2018, cellpose, stardist or nnunet.")
+    ] = "pairs",
+    targets: Annotated[
+        str | None, typer.Option(metavar="MODALITY,...", help="Move copies into these modalities alone [default: all].")
+    ] = None,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Choose them so that all modalities come about equally often.")
+    ] = False,
+    exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Never into the modality of the image.")] = False,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="Write grey images in colour, so that copies keep theirs.")
+    ] = False,
+    gate: UseGate = True,
+    judge: GateJudge = "dsb2018",
+    seed: Seed = 0,
+    device: Device = "auto",
+    format_: Format = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a data set with restyled copies of its training images."""
+    with _verb() as progress:
+        from nucstyle.workflows import augment as workflow
+
+        with progress:
+            workflow.augment(
+                data,
+                out,
+                progress=progress,
+                copies=copies,
+                style=style,
+                to=to,
+                targets=_names(targets),
+                balance=balance,
+                exclude_own=exclude_own,
+                rgb=rgb,
+                gate=gate,
+                judge=judge,
+                seed=seed,
+                device=device,
+                format=format_,
+                resume=resume,
+                overwrite=overwrite,
+            )
+        print(f"data set: {out / 'manifest.csv'}")
+        print(f"report: {out / 'report.html'}")
+
+
 @app.command("train-segmenter")
 def train_segmenter(
     data: Data,

@@ -26,7 +26,8 @@ from nucstyle.metrics.translation import (
 ACCEPTED = "accepted"
 REASONS = ("nuclei fade or change sign", "single nuclei are gone", "new nuclei appear", "edges are elsewhere")
 """Why an image is refused."""
-OUTCOMES = (ACCEPTED, *REASONS, "given up")
+GIVEN_UP = "given up"
+OUTCOMES = (ACCEPTED, *REASONS, GIVEN_UP)
 """What may come of a restyled image; given up = refused as often as it may be drawn, so the original is kept."""
 LOOKED_AT_PX = 2048
 """Of larger images the middle is looked at, of at most this side."""

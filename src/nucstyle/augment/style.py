@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar, cast
 
@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation, check_choice
-from nucstyle.augment.gate import OUTCOMES, Gate
+from nucstyle.augment.gate import ACCEPTED, GIVEN_UP, OUTCOMES, Gate, Verdict
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import AttributeMode, PartTranslator, SignedTranslator, Translator
 from nucstyle.core.rng import chance, integer
@@ -155,27 +155,41 @@ class StyleTransfer(Augmentation):
 
     def augment(self, sample: Sample, generator: Generator) -> Sample:
         """Draw and apply, again where the gate refuses what came of it; the sample itself if it refuses all."""
+        made = (one for one, verdict in self.attempts(sample, generator) if verdict.is_accepted)
+        return next(made, sample)
+
+    def attempts(self, sample: Sample, generator: Generator) -> Iterator[tuple[Sample, Verdict]]:
+        """What is made of a sample, and what the gate says of it, until it accepts one or too many were refused.
+
+        Args:
+            sample: What is to be restyled.
+            generator: A CPU generator.
+
+        Yields:
+            Restyled samples; only the last one can be accepted, and without a gate the first one is. None at all where chance or
+            `exclude_own` leaves the sample as it is.
+        """
         drawn = self.draw(sample, generator)
         if drawn is None:
-            return sample
+            return
         if self.gate is None:
-            return self.apply(sample, drawn)
+            yield self.apply(sample, drawn), Verdict(ACCEPTED)
+            return
         pair = self._pair(drawn)
-        signs = self._signs(*pair)
         # A given style cannot be drawn anew.
-        attempts = 1 if self.exemplar is not None else 1 + self.gate.config.redraws
-        for attempt in range(1, attempts + 1):
+        most = 1 if self.exemplar is not None else 1 + self.gate.config.redraws
+        for attempt in range(1, most + 1):
             made = self.apply(sample, drawn)
-            verdict = self.gate.check(sample, made.image, signs=signs)
+            verdict = self.gate.check(sample, made.image, signs=self._signs(*pair))
             self.tally[*pair, OUTCOMES.index(verdict.outcome)] += 1
+            if attempt == most and not verdict.is_accepted:
+                self.tally[*pair, OUTCOMES.index(GIVEN_UP)] += 1
+            record = Applied(type(self).__name__, {**drawn, "gate": dict(verdict.values), "attempt": attempt})
+            yield replace(made, history=(*sample.history, record)), verdict
             if verdict.is_accepted:
-                record = Applied(type(self).__name__, {**drawn, "gate": dict(verdict.values), "attempt": attempt})
-                return replace(made, history=(*sample.history, record))
-            if attempt < attempts:
-                attribute = self._draw_attribute(torch.tensor([pair[1]]), generator)
-                drawn = {**drawn, "attribute": [float(value) for value in attribute[0]]}
-        self.tally[*pair, -1] += 1
-        return sample
+                return
+            attribute = self._draw_attribute(torch.tensor([pair[1]]), generator)
+            drawn = {**drawn, "attribute": [float(value) for value in attribute[0]]}
 
     def _pair(self, drawn: Mapping[str, object]) -> tuple[int, int]:
         """The numbers of source and target."""

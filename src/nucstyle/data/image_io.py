@@ -53,6 +53,21 @@ def read_image(path: Path, *, value_range: tuple[float, float] | None = None) ->
     return unit, source
 
 
+def read_pixels(path: Path) -> Array:
+    """The pixels of an image file as they are.
+
+    Args:
+        path: As for `read_image`.
+
+    Returns:
+        (H, W) or (H, W, 3), of the file's type; an opaque alpha channel is left out.
+
+    Raises:
+        ImageError: As `read_image`, but for numbers that are not finite.
+    """
+    return _decode(path)
+
+
 def to_unit(
     array: Array, *, value_range: tuple[float, float] | None = None, where: str = "array"
 ) -> tuple[Tensor, float, float]:
@@ -302,6 +317,27 @@ def write_labels(path: Path, labels: Tensor) -> None:
     array = labels.cpu().numpy()
     kind = np.uint16 if not array.size or array.max() <= np.iinfo(np.uint16).max else np.uint32
     tifffile.imwrite(path, array.astype(kind), compression="deflate", metadata={"axes": "YX"})
+
+
+def write_pixels(path: Path, array: Array, *, as_tiff: bool = False) -> Path:
+    """Write pixels as they are: 8-bit numbers as PNG, any other type as deflated TIFF.
+
+    Args:
+        path: Without a suffix; it is added to the name.
+        array: (H, W) or (H, W, 3).
+        as_tiff: Write TIFF whatever the type.
+
+    Returns:
+        The file.
+    """
+    is_png = array.dtype == np.uint8 and not as_tiff
+    file = path.with_name(path.name + (".png" if is_png else ".tif"))
+    if is_png:
+        Image.fromarray(array).save(file, format="PNG", optimize=False)
+    else:
+        kind = "minisblack" if array.ndim == 2 else "rgb"
+        tifffile.imwrite(file, array, photometric=kind, compression="deflate")
+    return file
 
 
 def write_jpeg(path: Path, image: Tensor) -> None:

@@ -359,6 +359,52 @@ _GRIDS = "The first column is the source, then the same image in each modality; 
 _FAILURES = "The worst draw of each of the worst pairs, by the judge's Dice: source, restyled, true nuclei."
 
 
+def augment(run: Path) -> Section:
+    """How many images of each modality there are now, what the gate let through, and examples of what it did and did not."""
+    images, config = read_json(run / "result.json")["images"], read_config(run)
+    examples = read_log(run / "examples.jsonl")
+    named = {
+        outcome: [one for one in examples if (one["outcome"] == "accepted") == (outcome == "accepted")]
+        for outcome in ("accepted", "refused")
+    }
+    parts = [
+        Section("Images of each modality", table=tables.copies_table(images)),
+        *_gate(run),
+        *(
+            Section(
+                f"The first of each pair that was {outcome}",
+                (_EXAMPLES,),
+                pictures=_present([_example(run, one) for one in shown]),
+            )
+            for outcome, shown in named.items()
+            if shown
+        ),
+    ]
+    copies, refused = (sum(images[status].values()) for status in ("restyled", "refused"))
+    said = (
+        f"{_count(sum(images['original'].values()), 'image')} and {_count(copies, 'restyled copy', 'restyled copies')} of those "
+        f"that are trained on, in the layout {config['to']}. Masks are those of the originals."
+    )
+    left = (
+        f" {_count(refused, 'copy was', 'copies were')} left out, since the gate refused every style."
+        if refused
+        else ""
+    )
+    return Section("A larger data set", (said + left,), parts=tuple(parts))
+
+
+_EXAMPLES = (
+    "Left the source, right what was made of it, with the outlines of the masks. Dark fields are shown brighter."
+)
+
+
+def _example(run: Path, one: Mapping[str, Any]) -> Picture | None:
+    why = "" if one["outcome"] == "accepted" else f": {one['outcome']}"
+    return picture(
+        run / "samples" / one["file"], f"{one['source']} to {one['target']}{why} ({one['id'][:8]})", one["id"]
+    )
+
+
 def train_segmenter(run: Path) -> Section:
     """The losses of a segmenter."""
     series = {term: {"": points} for term, points in _losses(run).items()}

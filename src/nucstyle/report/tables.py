@@ -140,6 +140,20 @@ def pair_table(result: Mapping[str, Any]) -> list[list[str]]:
     return table
 
 
+def copies_table(images: Mapping[str, Mapping[str, int]]) -> list[list[str]]:
+    """How many images of each modality there are; rows of text, the header first.
+
+    Args:
+        images: As in a `result.json` of `augment`: by status (original, restyled, refused) and modality.
+    """
+    names = sorted({name for counts in images.values() for name in counts})
+    table = [["modality", *images, "now"]]
+    for name in names:
+        counts = [one.get(name, 0) for one in images.values()]
+        table.append([name or "-", *map(str, counts), str(counts[0] + counts[1])])
+    return table
+
+
 def gate_table(gate: Mapping[str, Any]) -> list[list[str]]:
     """Which share of the restyled images the gate let through, for each pair of modalities; rows of text, the header first.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from nucstyle.report.page import write_report
 from nucstyle.report.pictures import style_grid
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.load import find_weights, load_judge, load_trunk, style_from_weights
+from nucstyle.workflows.named import with_modalities
 from nucstyle.workflows.provenance import data_fingerprint
 from nucstyle.workflows.style_measures import Measurer, Window
 
@@ -226,31 +226,6 @@ def check_kept(result: Mapping[str, Any], least: float) -> None:
             f"{worst['source']} to {worst['target']} in {worst['nuclei_kept']:.2f}; look at the gallery of the report"
         )
         raise MeasureError(msg)
-
-
-def with_modalities(dataset: Dataset, model: ModalityModel, progress: Progress) -> Dataset:
-    """Give each image a modality that the model knows: the manifest's if it does, else the nearest, and say what is odd."""
-    unknown = [index for index, record in enumerate(dataset.records) if record.modality not in model.names]
-    if not unknown:
-        return dataset
-    progress.start("recognise modalities", len(unknown), "image")
-    records, taken, new = list(dataset.records), Counter[tuple[str, str]](), 0
-    for done, index in enumerate(unknown, start=1):
-        found, named = model.assess(dataset.image(index)), records[index].modality
-        records[index] = replace(records[index], modality=found.name)
-        new += found.is_new
-        if named is not None:
-            taken[named, found.name] += 1
-        progress.advance(done)
-    for (named, name), count in sorted(taken.items()):
-        progress.say(
-            f"warning: the style model does not know {named}; images of it that are measured as {name}: {count}"
-        )
-    if new:
-        progress.say(
-            f"warning: images that look like none of the style model's modalities, so the nearest is taken: {new}"
-        )
-    return dataset.with_records(records)
 
 
 def _refuse_what_was_seen(evaluated: Dataset, metadata: Mapping[str, Any], what: str) -> None:

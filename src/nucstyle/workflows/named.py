@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from nucstyle.core.protocols import Progress
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import RunFolder
 from nucstyle.data.weights import Weights
+from nucstyle.modality.model import ModalityModel
 from nucstyle.workflows.discover import (
     DiscoverConfig,
     Discovery,
@@ -74,6 +76,31 @@ def _settings_beside(data: Path, settings: DiscoverConfig) -> DiscoverConfig:
         return settings
     model = read_modality_model(beside)
     return replace(settings, features=model.features, clahe=model.clahe)
+
+
+def with_modalities(dataset: Dataset, model: ModalityModel, progress: Progress) -> Dataset:
+    """Give each image a modality that the model knows: the manifest's if it does, else the nearest, and say what is odd."""
+    unknown = [index for index, record in enumerate(dataset.records) if record.modality not in model.names]
+    if not unknown:
+        return dataset
+    progress.start("recognise modalities", len(unknown), "image")
+    records, taken, new = list(dataset.records), Counter[tuple[str, str]](), 0
+    for done, index in enumerate(unknown, start=1):
+        found, named = model.assess(dataset.image(index)), records[index].modality
+        records[index] = replace(records[index], modality=found.name)
+        new += found.is_new
+        if named is not None:
+            taken[named, found.name] += 1
+        progress.advance(done)
+    for (named, name), count in sorted(taken.items()):
+        progress.say(
+            f"warning: the style model does not know {named}; images of it that are measured as {name}: {count}"
+        )
+    if new:
+        progress.say(
+            f"warning: images that look like none of the style model's modalities, so the nearest is taken: {new}"
+        )
+    return dataset.with_records(records)
 
 
 def masked(dataset: Dataset, annotated: Sequence[str] | None, names: Sequence[str]) -> Dataset:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError, ImageError
-from nucstyle.data.image_io import IMAGE_SUFFIXES, read_mask
+from nucstyle.data.formats import Written
+from nucstyle.data.image_io import IMAGE_SUFFIXES, Array, read_mask, write_pixels
 from nucstyle.data.manifest import Record
 
 
@@ -34,6 +36,23 @@ def index(folder: Path) -> list[Record]:
         masks = entry / "masks"
         records.append(Record(id=entry.name, image=images[0], labels=masks if masks.is_dir() else None))
     return records
+
+
+def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
+    """Write an image and a mask for each nucleus; arguments and result as `formats.Writer`. The layout knows no parts.
+
+    An image that is annotated and shows no nucleus gets one mask that is empty: without any it would read as not annotated.
+    """
+    place = folder / name
+    (place / "images").mkdir(parents=True, exist_ok=True)
+    image = write_pixels(place / "images" / name, pixels)
+    if labels is None:
+        return Written(image)
+    (place / "masks").mkdir(exist_ok=True)
+    numbers = labels.numpy()
+    for number in range(1, max(1, int(numbers.max(initial=0))) + 1):
+        write_pixels(place / "masks" / f"{number:05d}", np.where(numbers == number, 255, 0).astype(np.uint8))
+    return Written(image, place / "masks")
 
 
 def read_mask_folder(folder: Path) -> Tensor:

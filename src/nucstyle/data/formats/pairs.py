@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from torch import Tensor
+
 from nucstyle.core.errors import DatasetError
-from nucstyle.data.image_io import IMAGE_SUFFIXES
+from nucstyle.data.formats import Written
+from nucstyle.data.image_io import IMAGE_SUFFIXES, Array, write_labels, write_pixels
 from nucstyle.data.manifest import Record
 
 _LABEL_FOLDERS = ("labels", "masks")
@@ -57,3 +60,15 @@ def index(folder: Path) -> list[Record]:
 def index_files(files: Iterable[Path]) -> list[Record]:
     """Images without annotation; the id is the name without its suffix."""
     return [Record(id=stem, image=file) for stem, file in _by_stem(files).items()]
+
+
+def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
+    """Write an image and its labels; arguments and result as `formats.Writer`. The layout knows no parts."""
+    for place in ("images", "labels"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    image = write_pixels(folder / "images" / name, pixels)
+    if labels is None:
+        return Written(image)
+    file = folder / "labels" / f"{name}.tif"
+    write_labels(file, labels)
+    return Written(image, file)

@@ -1,0 +1,22 @@
+"""The layout of Cellpose (github.com/MouseLand/cellpose): `NAME.tif` beside `NAME_masks.tif`, a folder for each part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from nucstyle.data.formats import Written
+from nucstyle.data.image_io import Array, write_labels, write_pixels
+
+
+def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
+    """Write an image and its labels to `folder/PART`; arguments and result as `formats.Writer`."""
+    place = folder / (part or "train")
+    place.mkdir(parents=True, exist_ok=True)
+    image = write_pixels(place / name, pixels, as_tiff=True)
+    if labels is None:
+        return Written(image)
+    masks = place / f"{name}_masks.tif"
+    write_labels(masks, labels)
+    return Written(image, masks)
