@@ -31,7 +31,8 @@ class StyleTransfer(Randomizable, Transform):  # type: ignore[misc]
 
     Place it after `ScaleIntensity` (floats must lie in [0, 1]), before cropping (colours are measured on what it is given)
     and before `NormalizeIntensity`. The seed of a call is drawn from `self.R`, so `set_random_state` of the transform or of
-    its `Compose`, or `monai.utils.set_determinism`, makes a run repeatable; `monai.data.DataLoader` seeds its workers.
+    its `Compose`, or `monai.utils.set_determinism` before a `Compose` is made, makes a run repeatable;
+    `monai.data.DataLoader` seeds its workers.
 
     Args:
         augment: Decides whether and how an image is restyled. In workers its model belongs on the CPU.
