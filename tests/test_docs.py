@@ -13,6 +13,7 @@ from nucstyle.cli import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+INTEGRATIONS = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 
 
 def blocks(text, language):
@@ -66,6 +67,62 @@ def test_a_data_set_of_ones_own_is_restyled_as_the_guide_says(field):
     assert 1 <= changed <= 15
 
 
+class Listening:
+    """Stands for `StarDist2D`: its `train` calls the augmenter as StarDist's data generator does, and keeps what came back."""
+
+    def train(self, images, masks, *, validation_data, augmenter, seed):
+        self.made = [augmenter(image, mask) for image, mask in zip(images, masks, strict=True)]
+
+
+def example(library):
+    """The block of docs/integrations.md that is about this library."""
+    (code,) = (block for block in blocks(INTEGRATIONS, "python") if f"nucstyle.integrations.{library} " in block)
+    return code
+
+
+@pytest.mark.parametrize("library", ["torchvision", "albumentations", "monai"])
+def test_the_examples_of_integrations_restyle_some_images_and_no_mask(monkeypatch, field, library):
+    import torch
+
+    def run(code):
+        drawn, seen = [field(number) for number in range(16)], []
+        names = {"images": [image for image, _ in drawn], "masks": [mask for _, mask in drawn]}
+
+        def show(*shapes):
+            batch = names["batch"]
+            seen.append((batch["image"], batch["label"]) if library == "monai" else (batch, names["labels"]))
+
+        names["print"] = show
+        exec(code, names)
+        return tuple(torch.cat(parts) for parts in zip(*seen, strict=True))
+
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
+    code = example(library)
+    images, labels = run(code)
+    plain, same = run(code.replace("p=0.5)\n", "p=0)\n", 1))
+    assert (tuple(images.shape), images.dtype) == ((16, 3, 64, 64), torch.float32)
+    assert (tuple(labels.shape[-2:]), labels.dtype) == ((64, 64), torch.int32)
+    assert torch.equal(labels, same)
+    changed = sum(not torch.equal(one, own) for one, own in zip(images, plain, strict=True))
+    assert 1 <= changed <= 15
+
+
+def test_the_example_for_stardist_turns_patch_and_labels_together_and_restyles_some(field):
+    import numpy as np
+
+    drawn = [field(number) for number in range(16)]
+    names = {"images": [(image / 200 - 0.1).astype(np.float32) for image, _ in drawn], "model": Listening()}
+    names["masks"] = [mask for _, mask in drawn]
+    exec(example("stardist"), names)
+    turns, changed = np.random.default_rng(0), 0
+    for image, mask, (made, labels) in zip(names["images"][2:], names["masks"][2:], names["model"].made, strict=True):
+        quarters = turns.integers(4)
+        assert np.array_equal(labels, np.rot90(mask, quarters))
+        assert (made.shape, made.dtype) == (np.rot90(image, quarters).shape, np.float32)
+        changed += not np.array_equal(made, np.rot90(image, quarters))
+    assert 1 <= changed <= 13
+
+
 def write_two_modalities(folder, field):
     from PIL import Image
 
@@ -91,6 +148,12 @@ def test_the_readme_lists_every_verb():
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_every_file_the_readme_links_to_is_there(target):
     assert (ROOT / target).exists()
+
+
+def test_every_file_the_guide_links_to_is_there():
+    linked = set(re.findall(r"\]\(([^)#:]+)\)", GUIDE))
+    assert "integrations.md" in linked
+    assert all((ROOT / "docs" / target).exists() for target in linked)
 
 
 def test_make_targets_of_the_readme_exist():
