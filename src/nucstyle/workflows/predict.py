@@ -96,7 +96,7 @@ def predict(
     if tile_px is not None:
         segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
     dataset = open_dataset(images, format=format)
-    _check_names(dataset)
+    check_names(dataset)
     weights_file = find_weights(weights, "segmenter")
     inputs = [Path(images), weights_file, *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
@@ -261,7 +261,7 @@ def file_name(image_id: str) -> str:
     return image_id.replace("/", "_").replace("\\", "_")
 
 
-def _check_names(dataset: Dataset) -> None:
+def check_names(dataset: Dataset) -> None:
     """Refuse ids whose files would overwrite each other.
 
     Raises:
