@@ -284,6 +284,40 @@ def augment(
         print(f"report: {out / 'report.html'}")
 
 
+@app.command()
+def translate(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, globs in quotes, or manifest.csv.")
+    ],
+    out: Out,
+    style: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Style weights.")] = "dsb2018",
+    exemplar: Annotated[
+        Path | None, typer.Option(metavar="IMAGE", help="Copy the style of this picture as well.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Show images in every modality: a grid and single pictures."""
+    with _verb() as progress:
+        from nucstyle.workflows import translate as workflow
+
+        with progress:
+            workflow.translate(
+                images,
+                out,
+                progress=progress,
+                style=style,
+                exemplar=exemplar,
+                seed=seed,
+                device=device,
+                overwrite=overwrite,
+            )
+        print(f"grid: {out / 'grid.png'}")
+        print(f"pictures: {out / 'pictures'}")
+        print(f"report: {out / 'report.html'}")
+
+
 @app.command("train-segmenter")
 def train_segmenter(
     data: Data,

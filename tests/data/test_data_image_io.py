@@ -9,7 +9,16 @@ from PIL import Image, ImageFile
 from nucstyle.core.errors import ImageError
 from nucstyle.core.sample import Source
 from nucstyle.data import image_io
-from nucstyle.data.image_io import from_unit, read_image, read_labels, read_mask, to_unit, write_labels, write_png
+from nucstyle.data.image_io import (
+    from_unit,
+    read_image,
+    read_labels,
+    read_mask,
+    to_unit,
+    write_labels,
+    write_pixels,
+    write_png,
+)
 
 GREY8, RGB8, GREY16, RGB16 = "grey8", "rgb8", "grey16", "rgb16"
 
@@ -507,3 +516,51 @@ def test_a_mask_is_the_same_as_noughts_and_ones_or_255_grey_or_colour(tmp_path, 
 def test_a_black_mask_is_empty(tmp_path):
     Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")
     assert not read_mask(tmp_path / "a.png").any()
+
+
+# Large images
+
+
+def whole_to_unit(array, low, high):
+    """The intensity rule without bands."""
+    wide = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
+    unit = np.clip((wide - low) / (high - low), 0, 1).astype(np.float32)
+    return np.stack([unit] * 3) if array.ndim == 2 else unit.transpose(2, 0, 1)
+
+
+def whole_from_unit(image, source):
+    """The way back without bands, of a type of integers."""
+    array = image.mean(0).numpy() if source.channels < 3 else image.permute(1, 2, 0).numpy()
+    scaled = array.astype(np.float64) * (source.high - source.low) + source.low
+    info = np.iinfo(source.dtype)
+    return np.clip(np.rint(scaled), info.min, info.max).astype(source.dtype)
+
+
+@pytest.mark.parametrize("kind", ["uint8", ">u2", "int32"])
+@pytest.mark.parametrize("shape", [(1, 1), (37, 11), (37, 11, 3), (3, 500, 3), (500, 3)])
+def test_bands_of_rows_give_the_bits_of_the_whole(monkeypatch, kind, shape):
+    monkeypatch.setattr(image_io, "_BAND_PX", 100)
+    array = np.random.default_rng(0).integers(0, 250, shape).astype(kind)
+    unit, low, high = to_unit(array)
+    assert unit.is_contiguous()
+    if high > low:
+        np.testing.assert_array_equal(unit.numpy(), whole_to_unit(array, low, high))
+    channels = 1 if array.ndim == 2 else 3
+    source = Source(dtype=array.dtype.newbyteorder("=").name, channels=channels, low=low, high=high)
+    image = torch.rand(unit.shape, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(from_unit(image, source), whole_from_unit(image, source))
+
+
+# Writing pixels
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(9, 13), (9, 13, 3)])
+def test_written_pixels_come_back_in_the_type_that_they_had(tmp_path, kind, shape):
+    array = np.random.default_rng(0).integers(0, 250, shape).astype(kind)
+    file = write_pixels(tmp_path / "cells.v2", array)
+    assert file.name == ("cells.v2.png" if kind == "uint8" else "cells.v2.tif")
+    again, source = read_image(file, value_range=(0, 255))
+    assert source.dtype == kind
+    np.testing.assert_allclose(from_unit(again, source), array, rtol=0, atol=1e-4 if kind.startswith("float") else 0)
+    assert write_pixels(tmp_path / "twice", array).read_bytes() == file.read_bytes()

@@ -53,6 +53,17 @@ def test_bundled_images_keep_their_nuclei_in_every_modality(shipped):
     assert sum(kept) >= 0.9 * len(kept)
 
 
+def test_no_seam_shows_where_a_bundled_image_is_restyled_in_tiles(shipped):
+    sample = open_dataset(sample_folder())[0]
+    source = shipped.recognise(sample.image[None])
+    for target in range(0, len(shipped.modalities), 2):
+        wanted = torch.tensor([target])
+        attribute = shipped.draw_attribute(wanted, mode="per-domain", generator=generator("seams", target))
+        given = {"source": source, "target": wanted, "attribute": attribute}
+        whole, tiled = (shipped.translate(sample.image[None], **given, tile_px=side) for side in (4096, 100))
+        assert float((whole - tiled).abs().max()) <= 2 / 255
+
+
 def test_the_shipped_judge_sees_the_nuclei_of_bundled_images():
     judge, shares = load_judge("dsb2018", device="cpu"), []
     for sample in list(open_dataset(sample_folder()))[::6]:

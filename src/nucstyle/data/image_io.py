@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 """What is taken for an image by its name."""
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded (twice Pillow's own warning limit)."""
+_BAND_PX = 1 << 20
+"""Numbers are rescaled in bands of rows of about so many pixels: of a large image, only the result is held beside it."""
 _FORMATS = ("PNG", "JPEG", "BMP")
 _PERCENTILES = (0.1, 99.9)
 _PNG_DEPTH = 24
@@ -98,10 +101,20 @@ def to_unit(
         low, high = (float(value) for value in np.percentile(array, _PERCENTILES))
     span = high - low if high > low else 1.0
     # float32 tells all 16-bit numbers apart; wider ones would lose their contrast on a large offset.
-    wide: Array = array.astype(np.float32 if array.dtype.itemsize <= 2 else np.float64)
-    tensor = torch.from_numpy(np.clip((wide - low) / span, 0, 1).astype(np.float32, copy=False))
-    image = tensor.expand(3, -1, -1) if array.ndim == 2 else tensor.permute(2, 0, 1)
-    return image.contiguous(), low, high
+    kind = np.float32 if array.dtype.itemsize <= 2 else np.float64
+    image = torch.empty((3, *array.shape[:2]))
+    for rows in _bands(*array.shape[:2]):
+        wide: Array = array[rows].astype(kind)
+        band = torch.from_numpy(np.clip((wide - low) / span, 0, 1).astype(np.float32, copy=False))
+        image[:, rows] = band if array.ndim == 2 else band.permute(2, 0, 1)
+    return image, low, high
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """The rows of an image, in order, in slices of about `_BAND_PX` pixels."""
+    step = max(1, _BAND_PX // width)
+    for start in range(0, height, step):
+        yield slice(start, min(height, start + step))
 
 
 def _check_numbers(array: Array, where: str) -> None:
@@ -142,15 +155,19 @@ def from_unit(image: Tensor, source: Source) -> Array:
     Returns:
         (H, W) for a grey source (the mean of RGB), else (H, W, 3), of the source's type.
     """
-    array = image.mean(0).cpu().numpy() if source.channels < 3 else image.permute(1, 2, 0).cpu().numpy()
-    scaled = array.astype(np.float64) * (source.high - source.low) + source.low
-    kind = np.dtype(source.dtype)
-    if np.issubdtype(kind, np.integer):
-        info = np.iinfo(kind)
-        scaled = np.clip(np.rint(scaled), info.min, info.max)
-    elif kind == np.bool_:
-        scaled = np.rint(scaled)
-    return scaled.astype(kind)
+    kind, height, width = np.dtype(source.dtype), *image.shape[1:]
+    is_grey = source.channels < 3
+    made: Array = np.empty((height, width) if is_grey else (height, width, 3), kind)
+    for rows in _bands(height, width):
+        band = image[:, rows].mean(0) if is_grey else image[:, rows].permute(1, 2, 0)
+        scaled = band.cpu().numpy().astype(np.float64) * (source.high - source.low) + source.low
+        if np.issubdtype(kind, np.integer):
+            info = np.iinfo(kind)
+            scaled = np.clip(np.rint(scaled), info.min, info.max)
+        elif kind == np.bool_:
+            scaled = np.rint(scaled)
+        made[rows] = scaled.astype(kind)
+    return made
 
 
 def _decode(path: Path, *, colours: bool = True) -> Array:

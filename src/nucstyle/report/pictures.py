@@ -171,7 +171,7 @@ def style_grid(
     Args:
         rows: Of each row the tiles from left to right, the original first; tiles are (3, H, W) float in [0, 1]. A tile
             that is smaller than the largest is centred in its cell.
-        row_names: One name a row, written at its left, for example the modality of the original.
+        row_names: One name a row, written at its left, for example the modality of the original; may have several lines.
         column_names: One name a column, the one of the originals included.
         framed: Of each row the column that gets a blue frame (the self-reconstruction), counted from 0 = the original;
             None = no frame.
@@ -202,12 +202,17 @@ def style_grid(
     for y, row, lines, frame in zip(tops, tiles, labels, framed, strict=True):
         _write(draw, lines, left - _PAD_PX, y + height // 2, "right")
         for column, (x, tile) in enumerate(zip(lefts, row, strict=True)):
-            if column == frame:
-                box = (x - _FRAME_PX, y - _FRAME_PX, x + width + _FRAME_PX - 1, y + height + _FRAME_PX - 1)
-                draw.rectangle(box, fill=FRAME_COLOUR)
             corner = (x + (width - tile.shape[-1]) // 2, y + (height - tile.shape[-2]) // 2)
+            if column == frame:  # around the tile, not around its cell: a small tile would lie in a block of colour
+                draw.rectangle(_around(corner, tile), fill=FRAME_COLOUR)
             canvas.paste(_to_pillow(tile), corner)
     return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255
+
+
+def _around(corner: tuple[int, int], tile: Tensor) -> tuple[int, int, int, int]:
+    """The outer edge of a frame around a tile whose upper left corner is at (x, y)."""
+    (x, y), (height, width) = corner, tile.shape[-2:]
+    return x - _FRAME_PX, y - _FRAME_PX, x + width + _FRAME_PX - 1, y + height + _FRAME_PX - 1
 
 
 def _check_grid(
@@ -257,11 +262,13 @@ def _line_height() -> int:
 
 def _wrap(name: str, width_px: int) -> list[str]:
     """Break a name after hyphens and spaces so that its lines are no wider than a cell, as far as that goes."""
-    lines = [""]
-    for part in name.replace("-", "-\n").replace(" ", " \n").split("\n"):
-        if lines[-1] and _text_width((lines[-1] + part).rstrip()) > width_px:
-            lines.append("")
-        lines[-1] += part
+    lines: list[str] = []
+    for line in name.split("\n"):
+        lines.append("")
+        for part in line.replace("-", "-\n").replace(" ", " \n").split("\n"):
+            if lines[-1] and _text_width((lines[-1] + part).rstrip()) > width_px:
+                lines.append("")
+            lines[-1] += part
     return [line.rstrip() for line in lines]
 
 

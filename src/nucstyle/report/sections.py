@@ -405,6 +405,33 @@ def _example(run: Path, one: Mapping[str, Any]) -> Picture | None:
     )
 
 
+def translate(run: Path) -> Section:
+    """The grid of images in every modality, and which modality each of them was taken for."""
+    result = read_json(run / "result.json")
+    images, exemplar, grid = result["images"], result["exemplar"], result["grid"]
+    said = [
+        "A row is an image: the original, then the same image in each modality. Framed is its own modality, in the image's own "
+        "style: what differs from the original there is the model's error. The other styles are drawn from those of the "
+        f"images that the model learned from. Of fields larger than {grid['view_px']} px the middle is shown.",
+        f"The pictures in full size are in pictures/, {_count(len(images), 'folder')}, one an image.",
+    ]
+    if exemplar:
+        said[0] += (
+            f" The last column has the style of {_plain(exemplar['name'])}, which stands above it and was taken for "
+            f"{exemplar['modality']}."
+        )
+    if len(images) > grid["rows"]:
+        said[1] += f" The grid shows the first {grid['rows']}."
+    rows = [("image", "modality", "where from", "like what the model has seen")]
+    rows += [
+        (_plain(name), one["source"], one["source_from"], "no" if one["is_new"] else "yes")
+        for name, one in images.items()
+    ]
+    shown = _present([picture(run / "grid.png", "")])
+    table = Section("Which modality an image was taken for", table=rows)
+    return Section("Restyled images", tuple(said), pictures=shown, wide=True, parts=(table,) if images else ())
+
+
 def train_segmenter(run: Path) -> Section:
     """The losses of a segmenter."""
     series = {term: {"": points} for term, points in _losses(run).items()}

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from nucstyle.core.clahe import ClaheConfig, enhance
@@ -169,7 +168,11 @@ class StyleModel:
     def encode_attribute(self, image: Tensor, modality: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1], (B,) -> (B, A): the style of given images (its most likely value, no draw)."""
         image = self._enhanced(image)
-        padded, colours = _to_network(image.to(self.device), margin=0), self._colours(image, modality)
+        colours = self._colours(image, modality)
+        if not self._networks.learns_attribute:
+            return colours  # measured already: the networks need not be shown the whole image
+        rows, columns = (slice(0, side) for side in _padded_size(image.shape[-2], image.shape[-1], 0))
+        padded = _to_network(image, rows, columns, margin=0, device=self.device)
         with self._autocast():
             encoded = self._networks.encode_attribute(padded, modality.to(self.device), colours)
         return encoded.mean.float()
@@ -185,9 +188,10 @@ class StyleModel:
             source: (B,) int64, the modality of each image.
             target: (B,) int64, the wanted modality.
             attribute: (B, A), the wanted style within it.
-            tile_px: Larger images are restyled in tiles of this side, so that memory stays bounded. The tiles overlap by as
-                much as the networks see, and colours are measured once on the whole, so they agree with the whole. Networks
-                that take statistics over the image (mdmm) are given it whole.
+            tile_px: Larger images are restyled in tiles of this side, so that beside the image and the result, 12 bytes a
+                pixel each, memory holds a tile at a time. The tiles overlap by as much as the networks see, and colours are
+                measured once on the whole, so they agree with the whole. Networks that take statistics over the image (mdmm)
+                are given it whole; contrast (`clahe`) is enhanced on the whole as well.
 
         Returns:
             (B, 3, H, W) float32 in [0, 1] on the model's device, of the same size.
@@ -218,26 +222,33 @@ class StyleModel:
     def _translate(
         self, image: Tensor, colours: Tensor, source: Tensor, target: Tensor, attribute: Tensor, tile_px: int
     ) -> Tensor:
-        device, (height, width) = self.device, image.shape[-2:]
-        padded = _to_network(image.to(device), margin=_MARGIN)
-        texture = _texture(attribute, padded.shape[-2], padded.shape[-1])
-        made = torch.empty_like(padded)
-        for place in _tiles(padded.shape[-2], padded.shape[-1], tile_px, self._networks.receptive_radius):
-            rows, columns = place.seen
+        device, (height, width) = self.device, (int(image.shape[-2]), int(image.shape[-1]))
+        source, target, attribute = (one.to(device) for one in (source, target, attribute))
+        made = torch.empty((len(image), 3, height, width), device=device)
+        for tile in _tiles(*_padded_size(height, width, _MARGIN), tile_px, self._networks.receptive_radius):
+            rows, columns = (_within(part, side) for part, side in zip(tile.kept, (height, width), strict=True))
+            if rows.stop <= rows.start or columns.stop <= columns.start:
+                continue  # nothing but margin
+            shown = _to_network(image, *tile.seen, margin=_MARGIN, device=device)
+            texture = _texture(attribute, *tile.seen).to(device)
             with self._autocast():
-                content = self._networks.encode_content(padded[..., rows, columns], source.to(device), colours)
-                piece = self._networks.generate(
-                    content, attribute.to(device), target.to(device), texture[..., rows, columns].to(device)
-                )
-            rows, columns = place.kept
-            made[..., rows, columns] = piece[..., place.inner[0], place.inner[1]].float()
-        inner = made[..., _MARGIN : _MARGIN + height, _MARGIN : _MARGIN + width]
-        return ((inner + 1) / 2).clamp(0, 1)
+                content = self._networks.encode_content(shown, source, colours)
+                piece = self._networks.generate(content, attribute, target, texture)
+            down, across = (
+                slice(kept.start + _MARGIN - seen.start, kept.stop + _MARGIN - seen.start)
+                for kept, seen in zip((rows, columns), tile.seen, strict=True)
+            )
+            made[..., rows, columns] = ((piece[..., down, across].float() + 1) / 2).clamp(0, 1)
+        return made
 
     def _enhanced(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> the same, as the training images were."""
         contrast = self._contrast
-        return image if contrast is None else torch.stack([enhance(one, contrast) for one in image])
+        if contrast is None:
+            return image
+        if len(image) == 1:  # which may be large: no copy of it
+            return enhance(image[0], contrast)[None]
+        return torch.stack([enhance(one, contrast) for one in image])
 
     def _colours(self, image: Tensor, modality: Tensor) -> Tensor:
         """(B, 6) in [-1, 1]."""
@@ -308,9 +319,7 @@ class _Tile(NamedTuple):
     seen: tuple[slice, slice]
     """What the networks are shown."""
     kept: tuple[slice, slice]
-    """Where the result goes."""
-    inner: tuple[slice, slice]
-    """The part of what was made that goes there."""
+    """The part of it whose result is used."""
 
 
 def _tiles(height: int, width: int, side: int, radius: int | None) -> list[_Tile]:
@@ -325,23 +334,22 @@ def _tiles(height: int, width: int, side: int, radius: int | None) -> list[_Tile
     side = max(STRIDE, side // STRIDE * STRIDE)
     if radius is None or max(height, width) <= side:
         whole = (slice(0, height), slice(0, width))
-        return [_Tile(whole, whole, whole)]
+        return [_Tile(whole, whole)]
     margin = -(-radius // STRIDE) * STRIDE
 
-    def cut(length: int) -> list[tuple[slice, slice, slice]]:
+    def cut(length: int) -> list[tuple[slice, slice]]:
         parts = []
         for start in range(0, length, side):
-            end, first = min(length, start + side), max(0, start - margin)
-            parts.append(
-                (slice(first, min(length, end + margin)), slice(start, end), slice(start - first, end - first))
-            )
+            end = min(length, start + side)
+            parts.append((slice(max(0, start - margin), min(length, end + margin)), slice(start, end)))
         return parts
 
-    return [
-        _Tile((down[0], across[0]), (down[1], across[1]), (down[2], across[2]))
-        for down in cut(height)
-        for across in cut(width)
-    ]
+    return [_Tile((down[0], across[0]), (down[1], across[1])) for down in cut(height) for across in cut(width)]
+
+
+def _within(part: slice, side: int) -> slice:
+    """A part of the padded rows or columns, counted from the first of the image and cut at its borders; may be empty."""
+    return slice(max(0, part.start - _MARGIN), min(side, part.stop - _MARGIN))
 
 
 @cache
@@ -349,32 +357,47 @@ def _noise_tile() -> Tensor:
     return torch.randn((_TEXTURE_SIDE, _TEXTURE_SIDE), generator=generator("texture"))
 
 
-def _texture(attribute: Tensor, height: int, width: int) -> Tensor:
-    """(B, 1, height, width) standard normal noise, a function of the place and of the style: tiles agree with the whole."""
+def _texture(attribute: Tensor, rows: slice, columns: slice) -> Tensor:
+    """(B, 1, h, w) standard normal noise, a function of the place and of the style: tiles agree with the whole.
+
+    Args:
+        attribute: (B, A).
+        rows: The h rows that are wanted.
+        columns: The w columns that are wanted.
+    """
     planes = []
     for style in attribute:
         down, right = (integer(0, _TEXTURE_SIDE, generator("texture", axis, *style.tolist())) for axis in (0, 1))
-        rows, columns = (torch.arange(side) % _TEXTURE_SIDE for side in (height, width))
-        planes.append(_noise_tile().roll((down, right), (0, 1))[rows][:, columns])
+        y, x = (torch.arange(part.start, part.stop) % _TEXTURE_SIDE for part in (rows, columns))
+        planes.append(_noise_tile().roll((down, right), (0, 1))[y][:, x])
     return torch.stack(planes)[:, None]
 
 
-def _to_network(image: Tensor, *, margin: int) -> Tensor:
-    """[0, 1] -> [-1, 1], with a margin at every side, and then as much more as the encoders need.
+def _padded_size(height: int, width: int, margin: int) -> tuple[int, int]:
+    """Sides of an image with a margin at every side, and then as much more as the encoders need."""
+    return _fill(height + 2 * margin), _fill(width + 2 * margin)
+
+
+def _to_network(image: Tensor, rows: slice, columns: slice, *, margin: int, device: torch.device) -> Tensor:
+    """A part of the padded image, [0, 1] -> [-1, 1]; the whole is never copied.
 
     The border pixels are repeated: reflection needs more pixels than a tiny image has.
 
     Args:
-        image: (B, 3, H, W).
+        image: (B, 3, H, W), on any device.
+        rows: Of the padded image, in which the image begins at (margin, margin).
+        columns: Of the padded image.
         margin: In pixels, a multiple of the stride.
+        device: Where the part is wanted.
 
     Returns:
-        (B, 3, h, w), sides multiples of the stride and at least `_MIN_SIDE`; the image begins at (margin, margin).
+        (B, 3, h, w).
     """
-    height, width = int(image.shape[-2]), int(image.shape[-1])
-    bottom, right = (_fill(side + 2 * margin) - side - margin for side in (height, width))
-    padded = F.pad(image, (margin, right, margin, bottom), mode="replicate")
-    return padded * 2 - 1
+    y, x = (
+        (torch.arange(part.start, part.stop, device=image.device) - margin).clamp(0, side - 1)
+        for part, side in zip((rows, columns), image.shape[-2:], strict=True)
+    )
+    return image[..., y[:, None], x].to(device) * 2 - 1
 
 
 def _fill(side: int) -> int:

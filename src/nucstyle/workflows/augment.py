@@ -329,7 +329,7 @@ class _Work:
         self._note(replace(record, id=name, image=written.image, labels=written.labels, modality=copy.target), row)
 
     def _show(self, sample: Sample, made: Sample, target: str, outcome: str) -> None:
-        """Keep a picture of the first image of each pair of modalities that ended so: source and result, with the masks' outlines."""
+        """Keep a picture of the first image of each pair of modalities that ended so: source and result, masks outlined."""
         key = (sample.modality or "", target, outcome)
         if key in self._shown:
             return
