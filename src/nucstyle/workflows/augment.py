@@ -27,7 +27,7 @@ from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import from_unit, read_pixels, write_png
 from nucstyle.data.manifest import COLUMNS, Record, check_unique, write_manifest
 from nucstyle.data.run_folder import RunFolder, check_target
-from nucstyle.data.weights import Weights, load_weights
+from nucstyle.data.weights import Weights, load_weights, replace_durably
 from nucstyle.data.writers import finish_layout, writer_of
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
@@ -166,6 +166,7 @@ def augment(
                     refused
                 )
                 raise InputError(msg)
+            work.sort(dataset)
             records = work.records()
             write_manifest(run.path / "manifest.csv", records)
             finish_layout(to, run.path, records)
@@ -361,6 +362,12 @@ class _Work:
             writer.writerow(table)
         self._rows.append({name: table.get(name, "") for name in LEDGER_COLUMNS})
 
+    def sort(self, dataset: Dataset) -> None:
+        """Bring the ledger into the order of the data set, in which it is unless the work was stopped."""
+        places = {record.id: place for place, record in enumerate(dataset.records)}
+        self._rows.sort(key=lambda row: (places[row["source_id"]], int(row["copy"])))
+        _write_ledger(self._folder / LEDGER, self._rows)
+
     def records(self) -> list[Record]:
         """What was written, for `manifest.csv`."""
         return [
@@ -423,11 +430,17 @@ def _read_ledger(path: Path) -> list[Row]:
     whole = text[: text.rfind("\n") + 1]
     rows = [row for row in csv.DictReader(io.StringIO(whole, newline="")) if None not in row.values()]
     kept = [row for row in rows if not row["image"] or (path.parent / row["image"]).is_file()]
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    _write_ledger(path, kept)
+    return kept
+
+
+def _write_ledger(path: Path, rows: Sequence[Row]) -> None:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(kept)
-    return kept
+        writer.writerows(rows)
+    replace_durably(partial, path)
 
 
 def _read_examples(folder: Path) -> list[dict[str, str]]:
