@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,33 @@ def test_no_pickle_and_no_evaluation_in_the_package():
     for file in (ROOT / "src").rglob("*.py"):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             assert not forbidden.search(line) or ".eval()" in line, f"{file}:{number}: {line}"
+
+
+def test_the_u_net_of_the_docs_trains_with_and_without_style(write_pairs, tmp_path, monkeypatch, capsys):
+    folder = write_pairs("data", fluorescence=4, stained=2)
+    lines = ["id,image,labels,modality,split,field_of_view"]
+    for number in range(6):
+        split, modality = ("train", "dark") if number < 3 else ("validation", "dark" if number < 4 else "light")
+        lines.append(f"f{number},images/field-{number}.png,labels/field-{number}.png,{modality},{split},")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "unet.json"
+    words = [
+        str(folder / "manifest.csv"),
+        "dsb2018",
+        "--seeds",
+        "1",
+        "--steps",
+        "2",
+        "--annotated",
+        "dark",
+        "--out",
+        str(out),
+    ]
+    monkeypatch.setattr("sys.argv", ["unet.py", *words])
+    runpy.run_path(str(ROOT / "docs" / "unet.py"), run_name="__main__")
+    table = capsys.readouterr().out
+    assert "| all others | 2 |" in table
+    result = json.loads(out.read_text())
+    assert result.keys() == {"none", "style"}
+    assert result["none"]["0"].keys() == {"f3", "f4", "f5"}
+    assert result["none"]["0"] != result["style"]["0"]

@@ -112,6 +112,25 @@ def test_what_the_judge_takes_for_nuclei_in_the_source_already_is_not_new(field)
     assert judge.looked == 3
 
 
+def test_large_nuclei_are_shown_to_the_judge_at_half_the_size(field):
+    sizes = []
+
+    class Recording(BrightJudge):
+        def foreground(self, image):
+            sizes.append(tuple(image.shape[-2:]))
+            return super().foreground(image)
+
+    Gate(Recording()).check(field, field.image, signs=(1, 1))
+    large = dataclasses.replace(
+        field, labels=torch.nn.functional.max_pool2d(field.labels[None].float(), 3, 1, 1)[0].int()
+    )
+    odd = dataclasses.replace(large, image=large.image[:, :127], labels=large.labels[:127])
+    Gate(Recording()).check(odd, odd.image, signs=(1, 1))
+    assert sizes == [(128, 140), (64, 70)]
+    many = with_discs(odd.image, 8)
+    assert Gate(BrightJudge()).check(odd, many, signs=(1, 1)).outcome == NEW
+
+
 def test_a_field_without_nuclei_may_show_a_speck_but_not_many(field):
     empty = dataclasses.replace(field, image=torch.full_like(field.image, 0.1), labels=torch.zeros_like(field.labels))
     gate = Gate(BrightJudge())
