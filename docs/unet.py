@@ -21,6 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import nucstyle
+from nucstyle.data.weights import load_weights
+from nucstyle.workflows.load import find_weights
 
 CROP, BATCH, RATE, WIDTHS = 128, 8, 2e-3, (16, 32, 64, 96)
 
@@ -75,15 +77,16 @@ def crop(sample, rng):
 
 
 def train(samples, augment, seed, steps):
-    """A U-Net; `augment` is a `StyleTransfer` or None."""
+    """A U-Net; `augment` is a `StyleTransfer` or None. Both arms see the same crops of a seed: styles are drawn apart."""
     torch.manual_seed(seed)
+    styles = np.random.default_rng((seed, 1))
     network, rng = UNet().to(memory_format=torch.channels_last).train(), np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     for step in range(steps):
         crops = [crop(samples[int(rng.integers(len(samples)))], rng) for _ in range(BATCH)]
         if augment is not None:
-            crops = [augment(one, seed=int(rng.integers(2**62))) for one in crops]
+            crops = [augment(one, seed=int(styles.integers(2**62))) for one in crops]
         images = torch.stack([one.image for one in crops]).to(memory_format=torch.channels_last)
         truth = torch.stack([(one.labels > 0).float()[None] for one in crops])
         logits = network(images)
@@ -140,6 +143,12 @@ def main():
         parser.error(
             f"{options.data}: no image of the part train and the modality {options.annotated}; run nucstyle discover"
         )
+    hidden = {record.id for record in data.records if record.modality != options.annotated}
+    seen = load_weights(find_weights(options.style, "style"), kind="style").metadata.get("masks_seen", ())
+    if hidden.intersection(seen):
+        parser.error(
+            f"{options.style} has seen masks of other modalities than {options.annotated}; train one with --annotated"
+        )
     shown = data.where(lambda record: record.split == "validation")
     fields = [record.field_of_view or record.id for record in shown.records]
     validation = list(shown)
@@ -162,7 +171,8 @@ def main():
             continue
         differences = (style - none)[:, members]
         found = interval(differences, [fields[k] for k in members], np.random.default_rng(0))
-        cells = [f"{arm[:, members].mean():.3f} ± {arm[:, members].mean(axis=1).std():.3f}" for arm in (none, style)]
+        means = [arm[:, members].mean(axis=1) for arm in (none, style)]
+        cells = [f"{one.mean():.3f} ± {one.std(ddof=options.seeds > 1):.3f}" for one in means]
         gain = differences.mean(axis=0)
         span = f"{found[0]:+.3f} to {found[1]:+.3f}" if found else "fewer than 5 fields"
         print(

@@ -1,5 +1,6 @@
 """The gate lets through what keeps its nuclei, and refuses what loses, turns, or invents some."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -226,8 +227,20 @@ def test_the_gate_is_on_unless_it_is_turned_off(fake_translator):
     assert StyleTransfer(fake_translator, gate=None).gate is None
     own = Gate()
     assert StyleTransfer(fake_translator, gate=own).gate is own
-    with pytest.raises(OptionError, match="gate"):
-        StyleTransfer(fake_translator, gate="always")
+    for wrong in ("always", False, 3):
+        with pytest.raises(OptionError, match="gate"):
+            StyleTransfer(fake_translator, gate=wrong)
+    for wrong in ({"redraws": -1}, {"min_separation": 7}, {"max_new": -0.1}, {"min_edges": -2}):
+        with pytest.raises(OptionError, match="limits of a gate"):
+            GateConfig(**wrong)
+
+
+def test_the_tally_is_not_shared_with_other_processes(fake_translator, nuclei):
+    transfer = StyleTransfer(fake_translator, 1.0)
+    transfer(nuclei, seed=0)
+    assert transfer.tally.sum() == 1
+    assert copy.copy(transfer).tally.sum() == 0  # by way of what is pickled
+    assert transfer.tally.sum() == 1
 
 
 def test_every_outcome_has_its_column(fake_translator):

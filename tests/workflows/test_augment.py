@@ -11,11 +11,16 @@ import torch
 from PIL import Image
 
 from nucstyle.augment.gate import ACCEPTED, REASONS, Gate, Verdict
+from nucstyle.augment.style import StyleTransfer
 from nucstyle.core.errors import OptionError
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.image_io import read_image
 from nucstyle.data.manifest import Record
-from nucstyle.data.run_folder import read_config
+from nucstyle.data.run_folder import read_config, read_json
+from nucstyle.data.weights import load_weights
+from nucstyle.report.tables import copies_table
 from nucstyle.workflows.augment import _evened, plan
+from nucstyle.workflows.load import find_weights, load_judge, load_style
 
 DARK, LIGHT = "grey-on-black", "purple-on-white"
 
@@ -202,7 +207,10 @@ def test_nnunet_gets_classes_with_borders_and_a_division_that_keeps_copies_with_
     table = json.loads((folder / "dataset.json").read_text())
     assert table["numTraining"] == len(list((folder / "imagesTr").glob("*_0000.tif"))) == 5 + 6
     assert table["file_ending"] == ".tif"
-    (fold,) = json.loads((folder / "splits_final.json").read_text())
+    folds = json.loads((folder / "splits_final.json").read_text())
+    assert len(folds) == 5
+    assert all(fold == folds[0] for fold in folds)  # divided already
+    fold = folds[0]
     assert fold["val"] == ["field-2", "field-4"]
     assert len(fold["train"]) == 3 + 6
     for name in (*fold["train"], *fold["val"]):
@@ -240,6 +248,32 @@ def test_types_are_kept_and_grey_stays_grey_unless_colours_are_asked_for(run_ver
     rows = {row["id"]: row for row in ledger(tmp_path / "grey")}
     assert rows["flat-style1"]["labels"] == ""  # not annotated stays so
     assert float(rows["flat-style1"]["edges"]) >= 0.5
+
+
+def test_undivided_images_are_dealt_to_folds_of_nnunet_with_their_copies_and_copies_are_not_validated_on(
+    run_verb, manifest, tmp_path
+):
+    run(run_verb, manifest.parent / "images", "--no-gate", out="bare")
+    manifest.write_text(manifest.read_text().replace(",validation,", ",,").replace(",train,", ",,"))
+    folder = layout(run_verb, manifest, tmp_path, "nnunet")
+    folds = json.loads((folder / "splits_final.json").read_text())
+    assert len(folds) == 5
+    assert sorted(name for fold in folds for name in fold["val"]) == [f"field-{k}" for k in range(5)]
+    for fold in folds:
+        held = {name.partition("-style")[0] for name in fold["val"]}
+        assert not held & {name.partition("-style")[0] for name in fold["train"]}
+        assert len(fold["train"]) == 4 * 3
+
+
+@pytest.mark.parametrize("name", ["cellpose", "stardist", "nnunet"])
+def test_images_without_labels_are_set_aside_where_a_program_refuses_them(run_verb, manifest, tmp_path, name):
+    manifest.write_text(manifest.read_text().replace("labels/field-1.png", ""))
+    folder = layout(run_verb, manifest, tmp_path, name)
+    rows = [row for row in ledger(folder) if row["source_id"] == "field-1"]
+    assert [row["status"] for row in rows] == ["original"]
+    assert rows[0]["image"].partition("/")[0] == ("imagesTs" if name == "nnunet" else "unannotated")
+    with_labels = [record for record in open_dataset(folder).records if record.labels is not None]
+    assert len(with_labels) == 4 + 2 * 2
 
 
 # Which copies
@@ -318,4 +352,112 @@ def test_a_damaged_image_is_named_and_the_others_are_done(run_verb, manifest, tm
     assert result.exit_code == 2
     assert "1 of 5 images could not be used" in result.output
     assert "field-1.png" in result.output
-    assert Counter(row["source_id"] for row in ledger(tmp_path / "larger"))["field-0"] == 3
+    assert len(open_dataset(tmp_path / "larger")) == 4 + 2 * 2
+    assert "field-1.png" in json.loads((tmp_path / "larger" / "result.json").read_text())["refused_images"][0]
+
+
+def test_a_damaged_image_of_no_known_modality_does_not_stop_the_others_either(run_verb, manifest, tmp_path):
+    (manifest.parent / "images" / "field-1.png").write_bytes(b"no picture")
+    manifest.unlink()
+    result = run_verb("augment", manifest.parent, "larger", "--copies", 1)
+    assert result.exit_code == 2
+    assert "1 of 5 images could not be used" in result.output
+    assert len(open_dataset(tmp_path / "larger")) == 4 + 4
+
+
+def test_a_copy_can_be_made_again_from_its_line(run_verb, manifest, tmp_path):
+    run(run_verb, manifest)
+    samples = {sample.id: sample for sample in open_dataset(manifest)}
+    gate = Gate(load_judge("dsb2018", device="cpu"))
+    for row in ledger(tmp_path / "larger"):
+        if row["status"] == "restyled":
+            model = load_style("dsb2018", device="cpu")
+            transfer = StyleTransfer(model, p=1.0, targets=[row["target_modality"]], gate=gate)
+            made = transfer(samples[row["source_id"]], seed=int(row["seed"]))
+            written = read_image(tmp_path / "larger" / row["image"])[0]
+            assert (written - made.image).abs().max() < 0.51 / 255
+
+
+def test_names_of_a_person_are_kept_and_copies_share_the_field_of_their_image(run_verb, manifest, tmp_path):
+    manifest.write_text(manifest.read_text().replace(DARK, "my-dapi").replace("view-0", ""))
+    run(run_verb, manifest)
+    records = {record.id: record for record in open_dataset(tmp_path / "larger").records}
+    assert {records[f"field-{k}"].modality for k in range(3)} == {"my-dapi"}
+    assert records["field-0"].field_of_view == records["field-0-style1"].field_of_view == "field-0"
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "line"),
+    [
+        ("..", "dsb2018", "cannot name a file"),
+        ("x" * 240, "pairs", "cannot name a file"),
+        ("field-2_masks", "cellpose", "Cellpose takes names that end in _masks for labels"),
+        ("field/2-style1", "pairs", "give the same file name"),
+    ],
+)
+def test_ids_that_cannot_be_files_are_refused_before_anything_is_written(run_verb, manifest, tmp_path, name, to, line):
+    text = manifest.read_text().replace("field-2,", f"{name},")
+    manifest.write_text(text.replace("field-0,", "field_2,") if "/" in name else text)
+    result = run_verb("augment", manifest, "larger", "--to", to)
+    assert result.exit_code == 2
+    assert line in result.output
+    assert not (tmp_path / "larger").exists()
+
+
+def test_restyled_images_are_no_real_ones_and_what_their_models_had_seen_is_remembered(run_verb, manifest, tmp_path):
+    run(run_verb, manifest)
+    for verb in (["train-style"], ["train-segmenter", "--annotated", DARK], ["discover"]):
+        result = run_verb(verb[0], "larger/manifest.csv", "--out", "run", *verb[1:])
+        assert result.exit_code == 2
+        assert "holds restyled images (augment_manifest.csv)" in result.output
+    sizes = [
+        "size_px=64",
+        "batch_size=1",
+        "pyramid_channels=16",
+        "box_head_size=32",
+        "mask_layers=1",
+        "measure_every=0",
+    ]
+    settings = [word for one in ("steps=1", *sizes) for word in ("--set", one)]
+    result = run_verb("train-segmenter", "larger", "--out", "run", *settings)
+    assert result.exit_code == 0, result.output
+    seen = load_weights(tmp_path / "run" / "weights.safetensors", kind="segmenter").metadata
+    style = load_weights(find_weights("dsb2018", "style"), kind="style").metadata
+    assert set(style["masks_seen"]) < set(seen["masks_seen"])
+    assert {"field-0", "field-0-style1"} <= set(seen["trained_on"])
+
+
+def test_the_table_of_copies_adds_originals_and_copies(run_verb, manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(Gate, "check", Refusing.check)
+    run(run_verb, manifest, "--targets", LIGHT)
+    table = copies_table(read_json(tmp_path / "larger" / "result.json")["images"])
+    assert table[1:] == [[DARK, "3", "0", "3", "0"], [LIGHT, "2", "0", "2", "6"]]
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((1, 1), 7, np.uint8),
+        np.full((3, 500, 3), 200, np.uint8),
+        np.zeros((40, 40), bool),
+        np.full((40, 40), 1000, np.uint16),
+        np.linspace(0, 1, 1600, dtype=np.float32).reshape(40, 40),
+        np.dstack([np.full((40, 40, 3), 90, np.uint8), np.full((40, 40), 255, np.uint8)]),
+    ],
+    ids=["one pixel", "3 x 500", "1 bit", "constant 16-bit", "float", "opaque alpha"],
+)
+def test_odd_images_are_written_and_restyled(run_verb, tmp_path, pixels):
+    (tmp_path / "odd").mkdir()
+    if pixels.dtype in (np.uint8, bool):
+        Image.fromarray(pixels).save(tmp_path / "odd" / "odd.png")
+    else:
+        tifffile.imwrite(tmp_path / "odd" / "odd.tif", pixels)
+    run(run_verb, "odd", "--no-gate")
+    original, *copies = open_dataset(tmp_path / "larger")
+    before, _ = read_image(next((tmp_path / "odd").iterdir()))
+    assert torch.equal(original.image, before)
+    assert len(copies) == 2
+    for copy in copies:
+        assert copy.size == original.size
+        assert copy.source.dtype == ("uint8" if pixels.dtype == bool else pixels.dtype.name)
+        assert copy.source.channels == (1 if pixels.ndim == 2 else 3)

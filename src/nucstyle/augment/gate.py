@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from nucstyle.core.errors import OptionError
 from nucstyle.core.protocols import Judge
 from nucstyle.core.sample import Sample
 from nucstyle.metrics.translation import (
@@ -47,7 +48,7 @@ Labels = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateConfig:
-    """From where on an image is refused; docs/results.md says how the numbers were found."""
+    """From where on an image is refused: 0.8 is the limit of `evaluate-style`, the others were set on validation images."""
 
     min_separation: Annotated[float, Ge(0), Le(1)] = 0.8
     """Least signed separation of nuclei from their rings, where the source has as much; else a little less than the source."""
@@ -59,6 +60,12 @@ class GateConfig:
     """Least agreement of edges, for images without masks."""
     redraws: Annotated[int, Ge(0)] = 2
     """How often another style is drawn before the original is kept."""
+
+    def __post_init__(self) -> None:
+        fine = 0 <= self.min_separation <= 1 and 0 <= self.max_lost <= 1 and self.max_new >= 0
+        if not (fine and -1 <= self.min_edges <= 1 and self.redraws >= 0):
+            msg = f"limits of a gate are shares in [0, 1], min_edges in [-1, 1], redraws and max_new not negative, got {self}"
+            raise OptionError(msg)
 
 
 @dataclass(frozen=True, slots=True)

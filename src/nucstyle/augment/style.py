@@ -41,7 +41,8 @@ class StyleTransfer(Augmentation):
             then, and after a few times the original is kept. `auto` = a `Gate` without a judge; None = everything is used.
 
     Attributes:
-        tally: (M, M, 6) int64, how often each of `gate.OUTCOMES` came of each pair (source, target) of the model's M modalities.
+        tally: (M, M, 6) int64, how often each of `gate.OUTCOMES` came of each pair (source, target) of the model's M modalities,
+            in this process: a worker counts for itself, from nothing where it is spawned.
 
     Raises:
         OptionError: p outside [0, 1], an unknown target, `exemplar` without a picture, or something else for a gate.
@@ -64,7 +65,7 @@ class StyleTransfer(Augmentation):
         if (attributes == "exemplar") != (exemplar is not None):
             msg = 'attributes="exemplar" and exemplar=PICTURE belong together; give both or neither'
             raise OptionError(msg)
-        if isinstance(gate, str) and gate != "auto":
+        if not (gate is None or isinstance(gate, Gate) or gate == "auto"):
             msg = f'gate is "auto", None or a Gate, got {gate!r}'
             raise OptionError(msg)
         self.model = model
@@ -75,6 +76,10 @@ class StyleTransfer(Augmentation):
         self.exclude_own = exclude_own
         self.gate = gate if isinstance(gate, Gate) or gate is None else Gate()
         self.tally = torch.zeros(len(model.modalities), len(model.modalities), len(OUTCOMES), dtype=torch.int64)
+
+    def __getstate__(self) -> dict[str, object]:
+        """For other processes; torch would share the memory of the tally with them."""
+        return {**self.__dict__, "tally": torch.zeros_like(self.tally)}
 
     def __call__(self, x: Input, *, seed: int | None = None, generator: Generator | None = None) -> Input:
         """Restyle one image, or a batch of them.

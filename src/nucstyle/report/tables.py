@@ -147,10 +147,10 @@ def copies_table(images: Mapping[str, Mapping[str, int]]) -> list[list[str]]:
         images: As in a `result.json` of `augment`: by status (original, restyled, refused) and modality.
     """
     names = sorted({name for counts in images.values() for name in counts})
-    table = [["modality", *images, "now"]]
+    table = [["modality", "originals", "restyled copies", "now", "copies refused"]]
     for name in names:
-        counts = [one.get(name, 0) for one in images.values()]
-        table.append([name or "-", *map(str, counts), str(counts[0] + counts[1])])
+        original, restyled, refused = (images[status].get(name, 0) for status in ("original", "restyled", "refused"))
+        table.append([name or "-", *map(str, (original, restyled, original + restyled, refused))])
     return table
 
 

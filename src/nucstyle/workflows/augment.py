@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nucstyle.augment.gate import OUTCOMES
+from nucstyle.augment.gate import ACCEPTED, GIVEN_UP, OUTCOMES
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core import rng
 from nucstyle.core.errors import DatasetError, ImageError, InputError, OptionError
@@ -25,44 +23,25 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.sample import Sample, Source
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import from_unit, read_pixels, write_png
-from nucstyle.data.manifest import COLUMNS, Record, check_unique, write_manifest
-from nucstyle.data.run_folder import RunFolder, check_target
-from nucstyle.data.weights import Weights, load_weights, replace_durably
-from nucstyle.data.writers import finish_layout, writer_of
+from nucstyle.data.manifest import Record, check_unique, write_manifest
+from nucstyle.data.run_folder import RunFolder, check_target, read_log
+from nucstyle.data.weights import Weights, load_weights
+from nucstyle.data.writers import Layout, check_name, finish_layout, layout_of
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import draw_overlay
 from nucstyle.workflows.arms import ArmGate, make_gate
+from nucstyle.workflows.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
 from nucstyle.workflows.load import find_weights, style_from_weights
 from nucstyle.workflows.named import with_modalities
 from nucstyle.workflows.predict import check_names, file_name
 from nucstyle.workflows.provenance import data_fingerprint
 
-LEDGER = "augment_manifest.csv"
-"""A line for every image, whether an original or a copy, as soon as its files are written."""
 EXAMPLES = "examples.jsonl"
 """A line for each picture in `samples/`."""
-LEDGER_COLUMNS = (
-    *COLUMNS,
-    "copy",
-    "status",
-    "source_id",
-    "source_modality",
-    "target_modality",
-    "attribute",
-    "seed",
-    "style_sha256",
-    "separation",
-    "lost",
-    "new",
-    "edges",
-    "outcomes",
-)
-ORIGINAL, RESTYLED, REFUSED = "original", "restyled", "refused"
-"""Status of a line: as it was; a copy in another style; no copy, since the gate refused every style."""
 _MEASURES = ("separation", "lost", "new", "edges")
-
-Row = dict[str, str]
+_VIEW_PX = 512
+"""Of larger fields the pictures show the middle, of this side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +101,7 @@ def augment(
     Raises:
         InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
     """
-    place, write_one = choose_device(device), writer_of(to)
+    place, layout = choose_device(device), layout_of(to)
     weights_file = find_weights(style, "style")
     weights = load_weights(weights_file, kind="style")
     model = style_from_weights(weights, str(weights_file), device=place)
@@ -131,16 +110,11 @@ def augment(
         name: StyleTransfer(
             model, p=1.0, targets=[name], exclude_own=exclude_own, gate=arm_gate.gate if arm_gate else None
         )
-        for name in targets or model.modalities
+        for name in (model.modalities if targets is None else targets or [""])
     }
-    if not makers:
-        msg = f"no target modality; leave --targets out, or give some of {', '.join(model.modalities)}"
-        raise OptionError(msg)
     dataset = open_dataset(data, format=format)
-    check_names(dataset)
-    inputs = [Path(data), weights_file, *dataset.files]
+    inputs = [Path(data), weights_file, *dataset.files, *([find_weights(judge, "judge")] if judge is not None else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
-    dataset = with_modalities(dataset, ModalityModel.from_state(weights.metadata["modality_model"]), progress)
     config = {
         "verb": "augment",
         "seed": seed,
@@ -149,34 +123,75 @@ def augment(
         "targets": list(makers),
         "balance": balance,
         "exclude_own": exclude_own,
-        "rgb": rgb or to == "nnunet",
+        "rgb": rgb,
         "style_sha256": weights.sha256,
         "data": data_fingerprint(dataset),
         **({"gate": arm_gate.to_table()} if arm_gate else {}),
     }
-    planned = plan(dataset, copies=copies, targets=list(makers), balance=balance, exclude_own=exclude_own, seed=seed)
+    refused: list[str] = []
+    recogniser = ModalityModel.from_state(weights.metadata["modality_model"])
+    named = with_modalities(dataset, recogniser, progress, refused=refused)
+    given = {record.id: record.modality for record in dataset.records}
+    planned = plan(
+        named,
+        copies=copies,
+        targets=list(makers),
+        balance=balance,
+        exclude_own=exclude_own,
+        seed=seed,
+        annotated_only=layout.needs_labels,
+    )
+    _check_names(named, planned, to)
     with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=place, precision="auto")
+        work = _Work(run.path, layout, makers, weights, given, seed=seed, rgb=rgb or layout.needs_colour)
         if not run.is_finished():
-            work = _Work(run.path, write_one, makers, weights, seed=seed, rgb=rgb or to == "nnunet")
             with deterministic(place):
-                refused = work.write(dataset, planned, progress)
-            if refused:
-                msg = f"{len(refused)} of {len(dataset)} images could not be used, the others are done: " + "; ".join(
-                    refused
-                )
-                raise InputError(msg)
-            work.sort(dataset)
-            records = work.records()
-            write_manifest(run.path / "manifest.csv", records)
-            finish_layout(to, run.path, records)
-            run.write_result({"format": 1, "verb": "augment", "seed": seed, **work.summary(model.modalities, arm_gate)})
+                refused += work.write(named, planned, progress)
+            work.finish(to, named)
+            seen = provenance_of(weights, arm_gate.judge if arm_gate else None)
+            told = {"refused_images": refused, "seen": seen, **work.summary(model.modalities, arm_gate)}
+            run.write_result({"format": 1, "verb": "augment", "seed": seed, **told})
         write_report(run.path)
+    if refused:
+        msg = f"{len(refused)} of {len(dataset)} images could not be used, the others are done: " + "; ".join(refused)
+        raise InputError(msg)
     return out
 
 
+def provenance_of(*weights: Weights | None) -> dict[str, list[str]]:
+    """The ids, and those with masks, that models had seen which restyled images or chose among them."""
+    known = [one.metadata for one in weights if one is not None]
+    return {name: sorted(set().union(*(one.get(name, ()) for one in known))) for name in ("trained_on", "masks_seen")}
+
+
+def _check_names(dataset: Dataset, planned: Sequence[Sequence[_Copy]], to: str) -> None:
+    """Refuse images and copies whose files would overwrite each other, before anything is written.
+
+    Raises:
+        DatasetError: With both named.
+    """
+    copies = [
+        replace(record, id=copy_id(record.id, one.number))
+        for record, those in zip(dataset.records, planned, strict=True)
+        for one in those
+    ]
+    everything = [*dataset.records, *copies]
+    check_unique(everything, "the ids of copies")
+    check_names(Dataset(everything))
+    for record in everything:
+        check_name(to, record)
+
+
 def plan(
-    dataset: Dataset, *, copies: int, targets: Sequence[str], balance: bool, exclude_own: bool, seed: int
+    dataset: Dataset,
+    *,
+    copies: int,
+    targets: Sequence[str],
+    balance: bool,
+    exclude_own: bool,
+    seed: int,
+    annotated_only: bool = False,
 ) -> list[list[_Copy]]:
     """Which copies are made of each image.
 
@@ -187,6 +202,7 @@ def plan(
         balance: Whether the modalities are evened out: every copy goes to the modality that has fewest so far.
         exclude_own: Whether an image's own modality is no target; an image that has no other gets no copy.
         seed: Of the choice.
+        annotated_only: Whether images without masks get none.
 
     Raises:
         DatasetError: There is no training image.
@@ -195,9 +211,14 @@ def plan(
     if copies < 1:
         msg = f"--copies {copies}: give 1 or more"
         raise OptionError(msg)
-    chosen = [k for k, record in enumerate(dataset.records) if record.split in ("train", None)]
+    chosen = [
+        k
+        for k, record in enumerate(dataset.records)
+        if record.split in ("train", None) and (record.labels is not None or not annotated_only)
+    ]
     if not chosen:
-        msg = f"{dataset.records[0].image}: no image is of the part train, and only those get copies; correct the column split"
+        kind = "annotated image" if annotated_only else "image"
+        msg = f"no {kind} is of the part train, and only those get copies; correct the columns split and labels"
         raise DatasetError(msg)
     names = [dataset.records[k].modality or "" for k in chosen]
     planned: list[list[_Copy]] = [[] for _ in dataset.records]
@@ -242,38 +263,30 @@ class _Work:
     def __init__(
         self,
         folder: Path,
-        write_one: Any,  # noqa: ANN401
+        layout: Layout,
         makers: Mapping[str, StyleTransfer],
         weights: Weights,
+        given: Mapping[str, str | None],
         *,
         seed: int,
         rgb: bool,
     ) -> None:
-        self._folder, self._write, self._makers, self._weights = folder, write_one, makers, weights
-        self._seed, self._rgb = seed, rgb
-        self._rows = _read_ledger(folder / LEDGER)
-        self._shown = {(one["source"], one["target"], one["outcome"]) for one in _read_examples(folder)}
+        self._folder, self._layout, self._makers, self._weights = folder, layout, makers, weights
+        self._given, self._seed, self._rgb = given, seed, rgb
+        self._ledger = Ledger(folder)
+        self._shown = {(one["source"], one["target"], one["outcome"]) for one in read_log(folder / EXAMPLES)}
 
     def write(self, dataset: Dataset, planned: Sequence[Sequence[_Copy]], progress: Progress) -> list[str]:
         """Write originals and copies; returns a line for each image that could not be used."""
-        check_unique(
-            [
-                *dataset.records,
-                *(
-                    replace(record, id=copy_id(record.id, one.number))
-                    for record, copies in zip(dataset.records, planned, strict=True)
-                    for one in copies
-                ),
-            ],
-            "the ids of copies",
-        )
         (self._folder / "samples").mkdir(exist_ok=True)
-        done, refused = {(row["source_id"], row["copy"]) for row in self._rows}, list[str]()
+        done, refused = self._ledger.done, list[str]()
         progress.start("augment", len(dataset), "image")
         for index, record in enumerate(dataset.records):
             missing = [one for one in planned[index] if (record.id, str(one.number)) not in done]
             is_there = (record.id, "0") in done
             if missing or not is_there:
+                # Whatever is divided later, copies must stay with their image.
+                record = replace(record, field_of_view=record.field_of_view or record.id)
                 try:
                     sample = dataset[index]
                     if not is_there:
@@ -292,21 +305,29 @@ class _Work:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
         if pixels.dtype == np.bool_:
             pixels = pixels.astype(np.uint8) * 255
-        written = self._write(self._folder, file_name(record.id), pixels, sample.labels, record.split)
-        row = {"copy": "0", "status": ORIGINAL, "source_id": record.id}
-        self._note(replace(record, image=written.image, labels=written.labels), row)
+        written = self._layout.write(self._folder, file_name(record.id), pixels, sample.labels, record.split)
+        original = replace(record, image=written.image, labels=written.labels, modality=self._given[record.id])
+        self._ledger.add(
+            original,
+            {
+                "copy": "0",
+                "status": ORIGINAL,
+                "source_id": record.id,
+                "source_modality": record.modality or "",
+            },
+        )
 
     def _write_copy(self, sample: Sample, record: Record, copy: _Copy) -> None:
         name, seed = copy_id(record.id, copy.number), rng.derive_seed(self._seed, record.id, copy.number)
         outcomes: Counter[str] = Counter()
-        taken = None
-        for made, verdict in self._makers[copy.target].attempts(sample, rng.generator(seed)):
+        made: Sample | None = None
+        for made, verdict in self._makers[copy.target].attempts(sample, torch.Generator().manual_seed(seed)):
             outcomes[verdict.outcome] += 1
             self._show(sample, made, copy.target, verdict.outcome)
-            taken = made
+        restyled = replace(record, id=name, modality=copy.target)
         row = {
             "copy": str(copy.number),
-            "status": REFUSED,
+            "status": RESTYLED if outcomes[ACCEPTED] else REFUSED,
             "source_id": record.id,
             "source_modality": record.modality or "",
             "target_modality": copy.target,
@@ -314,20 +335,13 @@ class _Work:
             "style_sha256": self._weights.sha256,
             "outcomes": json.dumps(outcomes, sort_keys=True),
         }
-        if taken is None or not outcomes["accepted"]:
-            self._note(replace(record, id=name, image=Path(), labels=None, modality=copy.target), row)
-            return
-        pixels = from_unit(taken.image, _target_source(sample.source, rgb=self._rgb))
-        written = self._write(self._folder, file_name(name), pixels, taken.labels, record.split)
-        drawn = taken.history[-1].drawn
-        measured = drawn.get("gate", {})
-        assert isinstance(measured, Mapping)
-        row |= {
-            "status": RESTYLED,
-            "attribute": " ".join(f"{value:.9g}" for value in _numbers(drawn["attribute"])),
-            **{measure: f"{measured[measure]:.4f}" for measure in _MEASURES if measure in measured},
-        }
-        self._note(replace(record, id=name, image=written.image, labels=written.labels, modality=copy.target), row)
+        if made is not None:
+            row |= _measured(made)
+        if made is not None and outcomes[ACCEPTED]:
+            pixels = from_unit(made.image, _target_source(sample.source, rgb=self._rgb))
+            written = self._layout.write(self._folder, file_name(name), pixels, made.labels, record.split)
+            restyled = replace(restyled, image=written.image, labels=written.labels)
+        self._ledger.add(restyled, row)
 
     def _show(self, sample: Sample, made: Sample, target: str, outcome: str) -> None:
         """Keep a picture of the first image of each pair of modalities that ended so: source and result, masks outlined."""
@@ -335,70 +349,56 @@ class _Work:
         if key in self._shown:
             return
         self._shown.add(key)
-        nothing = torch.zeros(sample.size, dtype=torch.int32)
-        views = [draw_overlay(one.image.cpu(), sample.labels, nothing) for one in (sample, made)]
+        place = tuple(_middle(side) for side in sample.size)
+        labels = None if sample.labels is None else sample.labels[place]
+        nothing = torch.zeros([part.stop - part.start for part in place], dtype=torch.int32)
+        views = [draw_overlay(one.image[:, *place].cpu(), labels, nothing) for one in (sample, made)]
         file = f"{key[0]}-to-{target}-{outcome.replace(' ', '-')}.png"
         write_png(self._folder / "samples" / file, torch.cat(views, dim=2))
         line = {"file": file, "id": sample.id, "source": key[0], "target": target, "outcome": outcome}
         with (self._folder / EXAMPLES).open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
 
-    def _note(self, record: Record, row: Row) -> None:
-        """Add a line to the ledger; by then the files are there."""
-        has_image = row["status"] != REFUSED
-        table = {
-            "id": record.id,
-            "image": _relative(record.image, self._folder) if has_image else "",
-            "labels": _relative(record.labels, self._folder) if record.labels else "",
-            "modality": record.modality or "",
-            "split": record.split or "",
-            "field_of_view": record.field_of_view or "",
-            **row,
-        }
-        with (self._folder / LEDGER).open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n")
-            if not file.tell():
-                writer.writeheader()
-            writer.writerow(table)
-        self._rows.append({name: table.get(name, "") for name in LEDGER_COLUMNS})
-
-    def sort(self, dataset: Dataset) -> None:
-        """Bring the ledger into the order of the data set, in which it is unless the work was stopped."""
-        places = {record.id: place for place, record in enumerate(dataset.records)}
-        self._rows.sort(key=lambda row: (places[row["source_id"]], int(row["copy"])))
-        _write_ledger(self._folder / LEDGER, self._rows)
-
-    def records(self) -> list[Record]:
-        """What was written, for `manifest.csv`."""
-        return [
-            Record(
-                id=row["id"],
-                image=self._folder / row["image"],
-                labels=self._folder / row["labels"] if row["labels"] else None,
-                modality=row["modality"] or None,
-                split=row["split"] or None,
-                field_of_view=row["field_of_view"] or None,
-            )
-            for row in self._rows
-            if row["status"] != REFUSED
-        ]
+    def finish(self, to: str, dataset: Dataset) -> None:
+        """Write what names all images, once they are there."""
+        self._ledger.sort([record.id for record in dataset.records])
+        records = self._ledger.records()
+        write_manifest(self._folder / "manifest.csv", records)
+        copies = {row["id"] for row in self._ledger.rows if row["copy"] != "0"}
+        finish_layout(to, self._folder, records, copies)
 
     def summary(self, modalities: Sequence[str], gate: ArmGate | None) -> dict[str, Any]:
         """For `result.json`: how many images of each modality there are, and what the gate did."""
         counts = {status: Counter[str]() for status in (ORIGINAL, RESTYLED, REFUSED)}
         tally = torch.zeros(len(modalities), len(modalities), len(OUTCOMES), dtype=torch.int64)
-        for row in self._rows:
-            counts[row["status"]][row["modality"]] += 1
-            if row["status"] == ORIGINAL:
+        for row in self._ledger.rows:
+            is_original = row["status"] == ORIGINAL
+            counts[row["status"]][row["source_modality" if is_original else "target_modality"]] += 1
+            if is_original:
                 continue
             pair = modalities.index(row["source_modality"]), modalities.index(row["target_modality"])
             for outcome, count in json.loads(row["outcomes"]).items():
                 tally[*pair, OUTCOMES.index(outcome)] += count
-            tally[*pair, -1] += row["status"] == REFUSED and row["outcomes"] != "{}"
+            tally[*pair, OUTCOMES.index(GIVEN_UP)] += row["status"] == REFUSED and row["outcomes"] != "{}"
         told: dict[str, Any] = {"images": {status: dict(sorted(one.items())) for status, one in counts.items()}}
         if gate is not None:
             told["gate"] = {"outcomes": list(OUTCOMES), "modalities": list(modalities), "tally": tally.tolist()}
         return told
+
+
+def _measured(made: Sample) -> Row:
+    """The style of the last attempt and what the gate measured of it."""
+    drawn = made.history[-1].drawn
+    values, gate = drawn["attribute"], drawn.get("gate", {})
+    assert isinstance(values, list)
+    assert isinstance(gate, Mapping)
+    style = {"attribute": " ".join(f"{value:.9g}" for value in values)}
+    return style | {measure: f"{gate[measure]:.4f}" for measure in _MEASURES if measure in gate}
+
+
+def _middle(side: int) -> slice:
+    first = max(0, side - _VIEW_PX) // 2
+    return slice(first, min(side, first + _VIEW_PX))
 
 
 def copy_id(image_id: str, number: int) -> str:
@@ -411,38 +411,3 @@ def _target_source(source: Source | None, *, rgb: bool) -> Source:
     if source is None or source.dtype == "bool":
         return Source(channels=3 if rgb or source is None else source.channels)
     return replace(source, channels=3) if rgb else source
-
-
-def _numbers(values: object) -> list[float]:
-    assert isinstance(values, list)
-    return values
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
-
-
-def _read_ledger(path: Path) -> list[Row]:
-    """The lines that are whole, of files that are there; a write that was cut off leaves a part of one, which is taken off."""
-    if not path.is_file():
-        return []
-    text = path.read_bytes().decode("utf-8", "surrogateescape")
-    whole = text[: text.rfind("\n") + 1]
-    rows = [row for row in csv.DictReader(io.StringIO(whole, newline="")) if None not in row.values()]
-    kept = [row for row in rows if not row["image"] or (path.parent / row["image"]).is_file()]
-    _write_ledger(path, kept)
-    return kept
-
-
-def _write_ledger(path: Path, rows: Sequence[Row]) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    replace_durably(partial, path)
-
-
-def _read_examples(folder: Path) -> list[dict[str, str]]:
-    path = folder / EXAMPLES
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

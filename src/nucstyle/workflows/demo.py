@@ -158,7 +158,7 @@ def _run_cell(
     made = make_arm(
         arm,
         style=style if with_style else None,
-        gate=make_gate("dsb2018", device=device, precision=precision) if with_style else None,
+        gate=make_gate(None) if with_style else None,
         device=device,
         precision=precision,
     )

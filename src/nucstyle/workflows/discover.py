@@ -31,6 +31,7 @@ from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_aro
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
 from nucstyle.modality.model import ModalityModel, Recognition
 from nucstyle.report.page import write_report
+from nucstyle.workflows.ledger import refuse_restyled
 from nucstyle.workflows.provenance import data_fingerprint
 from nucstyle.workflows.statistics import measure_all, stacked
 
@@ -160,6 +161,7 @@ def discover(
         InputError: The data or the options are at fault.
     """
     config = config or DiscoverConfig()
+    refuse_restyled(Path(data), "finding modalities")
     dataset = open_dataset(data, format=format)
     inputs = [Path(data), *dataset.files, *([anchors] if anchors else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)

@@ -24,6 +24,9 @@ from nucstyle.style.model import StyleModel
 WEIGHTS = "weights.safetensors"
 """Name of the result of a training in its run folder."""
 
+SHIPPED_SEGMENTER = "lite-dsb2018"
+"""Name of the segmenter that came with the package."""
+
 
 def shipped(kind: str) -> list[str]:
     """Names of the weights of a kind that came with the package."""
@@ -96,7 +99,9 @@ def save_style(path: Path, model: StyleModel, modality_model: ModalityModel, pro
     return save_weights(path, tensors, kind="style", metadata=metadata)
 
 
-def load_segmenter(what: str | Path, *, device: str = "auto", precision: Precision = "auto") -> Segmenter:
+def load_segmenter(
+    what: str | Path = SHIPPED_SEGMENTER, *, device: str = "auto", precision: Precision = "auto"
+) -> Segmenter:
     """Load a segmenter; arguments and errors as `load_style`."""
     path = find_weights(what, "segmenter")
     weights = load_weights(path, kind="segmenter")

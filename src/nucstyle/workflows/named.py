@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nucstyle.core.errors import OptionError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import Progress
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import RunFolder
@@ -20,6 +20,7 @@ from nucstyle.workflows.discover import (
     read_modality_model,
     write_discovery,
 )
+from nucstyle.workflows.ledger import refuse_restyled
 
 FOLDER = "modalities"
 """Of a training's run folder: what was found, a run folder of its own."""
@@ -61,7 +62,9 @@ def name_images(dataset: Dataset, data: Path, *, k: int | None, seed: int, progr
 
     Raises:
         DatasetError: There is no training image.
+        OptionError: The images are restyled ones.
     """
+    refuse_restyled(data, "finding modalities")
     dataset.training_part()
     settings = _settings_beside(data, DiscoverConfig(k=k, seed=seed))
     seen = dataset.part("train", "validation", None)  # validation images only say from where on an image is new
@@ -78,20 +81,46 @@ def _settings_beside(data: Path, settings: DiscoverConfig) -> DiscoverConfig:
     return replace(settings, features=model.features, clahe=model.clahe)
 
 
-def with_modalities(dataset: Dataset, model: ModalityModel, progress: Progress) -> Dataset:
-    """Give each image a modality that the model knows: the manifest's if it does, else the nearest, and say what is odd."""
+def with_modalities(
+    dataset: Dataset, model: ModalityModel, progress: Progress, *, refused: list[str] | None = None
+) -> Dataset:
+    """Give each image a modality that the model knows: the manifest's if it does, else the nearest, and say what is odd.
+
+    Args:
+        dataset: The images.
+        model: Knows modalities.
+        progress: Shown to the person.
+        refused: Where images that cannot be read are listed; they are left out. None = the first is an error.
+
+    Raises:
+        ImageError: The first image that cannot be read.
+    """
     unknown = [index for index, record in enumerate(dataset.records) if record.modality not in model.names]
     if not unknown:
         return dataset
     progress.start("recognise modalities", len(unknown), "image")
-    records, taken, new = list(dataset.records), Counter[tuple[str, str]](), 0
+    records, taken, new = dict(enumerate(dataset.records)), Counter[tuple[str, str]](), 0
     for done, index in enumerate(unknown, start=1):
-        found, named = model.assess(dataset.image(index)), records[index].modality
+        try:
+            found, named = model.assess(dataset.image(index)), records[index].modality
+        except ImageError as error:
+            if refused is None:
+                raise
+            refused.append(str(error))
+            del records[index]
+            continue
         records[index] = replace(records[index], modality=found.name)
         new += found.is_new
         if named is not None:
             taken[named, found.name] += 1
         progress.advance(done)
+    _say_what_is_odd(taken, new, progress)
+    if len(records) < len(dataset):
+        return Dataset(list(records.values()), keep=dataset.keeps)
+    return dataset.with_records(list(records.values()))
+
+
+def _say_what_is_odd(taken: Counter[tuple[str, str]], new: int, progress: Progress) -> None:
     for (named, name), count in sorted(taken.items()):
         progress.say(
             f"warning: the style model does not know {named}; images of it that are measured as {name}: {count}"
@@ -100,7 +129,6 @@ def with_modalities(dataset: Dataset, model: ModalityModel, progress: Progress) 
         progress.say(
             f"warning: images that look like none of the style model's modalities, so the nearest is taken: {new}"
         )
-    return dataset.with_records(records)
 
 
 def masked(dataset: Dataset, annotated: Sequence[str] | None, names: Sequence[str]) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -31,7 +32,7 @@ from nucstyle.segmentation.decode import Decoded
 from nucstyle.segmentation.detector import Segmenter
 from nucstyle.segmentation.tiling import segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows.load import find_weights, load_segmenter, style_from_weights
+from nucstyle.workflows.load import SHIPPED_SEGMENTER, find_weights, load_segmenter, style_from_weights
 from nucstyle.workflows.provenance import data_fingerprint
 
 OBJECT_COLUMNS = (
@@ -49,6 +50,8 @@ OBJECT_COLUMNS = (
     "modality",
 )
 
+_MOST_BYTES = 255 - 32
+"""What file systems take, less what is added to a name."""
 _LEAST_TILE_PX = 64
 """Tiles do not get smaller where memory is short."""
 
@@ -58,7 +61,7 @@ def predict(
     out: Path,
     *,
     progress: Progress = SILENT,
-    weights: Path | str,
+    weights: Path | str = SHIPPED_SEGMENTER,
     tta: str = "fast",
     diameter_px: float | None = None,
     tile_px: int | None = None,
@@ -263,13 +266,17 @@ def file_name(image_id: str) -> str:
 
 
 def check_names(dataset: Dataset) -> None:
-    """Refuse ids whose files would overwrite each other.
+    """Refuse ids that cannot name a file, or whose files would overwrite each other.
 
     Raises:
-        DatasetError: With both named.
+        DatasetError: With the image, or both ids, named.
     """
     taken: dict[str, str] = {}
     for record in dataset.records:
+        name = file_name(record.id)
+        if not name.strip(".") or "\0" in name or len(os.fsencode(name)) > _MOST_BYTES:
+            msg = f"{record.image}: the id {record.id!r} cannot name a file; rename the image"
+            raise DatasetError(msg)
         other = taken.setdefault(file_name(record.id), record.id)
         if other != record.id:
             msg = f"{record.image}: the ids {other!r} and {record.id!r} give the same file name; rename one"

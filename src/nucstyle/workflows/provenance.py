@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ def provenance(
     style: Weights | None = None,
     judge: Weights | None = None,
     examples: Dataset | None = None,
+    made_by: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a weights file says of its training: the ids it saw, the ids whose masks it saw, recipe, seed, steps.
 
     What the weights that it went on from had seen, and those of the style model that restyled its images and of the judge that
-    chose among them, it has seen as well; and, without masks, the images that lent their colours.
+    chose among them, it has seen as well, whether that was done in the training or before (`made_by`); and, without masks, the
+    images that lent their colours.
     """
-    earlier = [weights.metadata for weights in (start, style, judge) if weights is not None]
+    earlier = [made_by or {}, *(weights.metadata for weights in (start, style, judge) if weights is not None)]
     seen = {record.id for part in (dataset, examples) if part is not None for record in part.records}
     masks = {record.id for record in dataset.records if record.labels is not None}
     return {

@@ -44,6 +44,7 @@ from nucstyle.workflows.arms import (
 )
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
+from nucstyle.workflows.ledger import seen_in_making
 from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter
 from nucstyle.workflows.named import NamedImages, check_masks_seen, masked, name_images
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
@@ -75,6 +76,8 @@ class SegmenterRun:
     """How many train together, each with a batch of its own."""
     trunk: TrunkSource = field(default_factory=TrunkSource)
     """What a ResNet-101 starts with."""
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    """What models had seen that made restyled images among those to learn from: `trained_on`, `masks_seen`."""
     examples: Dataset | None = None
     """Images whose colours, but not masks, the arm makes use of."""
     polarity: Mapping[str, int] = field(default_factory=dict)
@@ -192,6 +195,7 @@ def train_segmenter(
     check_arm(augment, style)
     dataset = open_dataset(data, format=format)
     inputs = [Path(data), Path(recipe), *(Path(one) for one in (style, init, trunk) if one), *dataset.files]
+    inputs += [find_weights(judge, "judge")] if gate and judge is not None else []
     if is_first_process():
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     needs_names = annotated is not None or takes_examples(augment)
@@ -223,6 +227,7 @@ def train_segmenter(
         validation=validation,
         processes=process_count(),
         trunk=trunk_source,
+        made_by=seen_in_making(Path(data)),
         examples=with_examples.bare_training_part() if with_examples else None,
         polarity=with_examples.polarity if with_examples else {},
     )
@@ -356,6 +361,7 @@ def fit_segmenter(run: RunFolder, segmenter_run: SegmenterRun, *, progress: Prog
             style=segmenter_run.arm.style,
             judge=segmenter_run.arm.gate.judge if segmenter_run.arm.gate else None,
             examples=segmenter_run.examples,
+            made_by=segmenter_run.made_by,
         )
         counts = Counter(record.modality for record in train.records if record.modality)
         extra = {

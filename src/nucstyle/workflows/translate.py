@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +36,8 @@ EXEMPLAR = "_exemplar"
 """Name of the picture in the style of the exemplar: modalities have no underscore."""
 _VIEW_PX, _CELL_PX = 512, 256
 """Of larger fields the grid shows the middle, of this side, in cells of at most this side."""
-_NAME_LENGTH, _MOST_BYTES = 16, 255
-"""Characters of an id in the grid; bytes of a file name that file systems take."""
+_NAME_LENGTH = 16
+"""Characters of an id in the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +156,6 @@ def _open(given: Sequence[Path | str]) -> Dataset:
         raise DatasetError(msg)
     check_unique(dataset.records, "the images given")
     check_names(dataset)
-    for record in dataset.records:
-        name = file_name(record.id)
-        if not name.strip(".") or len(os.fsencode(name)) > _MOST_BYTES:
-            msg = f"{record.image}: the id {record.id!r} cannot name a folder; rename the image"
-            raise DatasetError(msg)
     return dataset
 
 

@@ -9,14 +9,18 @@ from torch import Tensor
 from nucstyle.data.formats import Written
 from nucstyle.data.image_io import Array, write_labels, write_pixels
 
+SUFFIX = "_masks"
+UNANNOTATED = "unannotated"
+"""Folder of images without labels, which Cellpose refuses among the others."""
+
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
     """Write an image and its labels to `folder/PART`; arguments and result as `formats.Writer`."""
-    place = folder / (part or "train")
+    place = folder / (UNANNOTATED if labels is None else part or "train")
     place.mkdir(parents=True, exist_ok=True)
     image = write_pixels(place / name, pixels, as_tiff=True)
     if labels is None:
         return Written(image)
-    masks = place / f"{name}_masks.tif"
+    masks = place / f"{name}{SUFFIX}.tif"
     write_labels(masks, labels)
     return Written(image, masks)

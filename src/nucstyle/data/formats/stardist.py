@@ -9,10 +9,13 @@ from torch import Tensor
 from nucstyle.data.formats import Written
 from nucstyle.data.image_io import Array, write_labels, write_pixels
 
+UNANNOTATED = "unannotated"
+"""Folder of images without labels: StarDist's examples ask that every image has some."""
+
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
     """Write an image and its labels to `folder/PART`; arguments and result as `formats.Writer`."""
-    place = folder / (part or "train")
+    place = folder / (UNANNOTATED if labels is None else part or "train")
     (place / "images").mkdir(parents=True, exist_ok=True)
     image = write_pixels(place / "images" / name, pixels, as_tiff=True)
     if labels is None:
