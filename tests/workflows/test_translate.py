@@ -184,11 +184,11 @@ def test_an_image_given_twice_is_done_once_and_two_of_one_name_are_refused(run_v
 
 
 @pytest.mark.parametrize("name", ["..", ".", "n" * 300])
-def test_an_id_that_cannot_name_a_folder_is_refused(run_verb, tiny_demo, images, tmp_path, name):
+def test_an_id_that_cannot_name_a_file_is_refused(run_verb, tiny_demo, images, tmp_path, name):
     rows = f"id,image,labels,modality,split,field_of_view\n{name},data/images/field-0.png,,,,"
     (tmp_path / "manifest.csv").write_text(rows)
     result = run_verb("translate", "manifest.csv", "--out", "run", "--style", tiny_demo / "style")
-    refused(result, "cannot name a folder", "rename")
+    refused(result, "cannot name a file", "rename")
     assert not (tmp_path / "run").exists()
 
 
