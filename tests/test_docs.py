@@ -22,10 +22,10 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_python_block_of_the_readme_runs(monkeypatch, tmp_path, field):
+def test_the_python_blocks_of_the_readme_run(monkeypatch, tmp_path, field):
     import nucstyle
 
-    (code,) = blocks(README, "python")
+    code = "\n".join(blocks(README, "python"))
     trained = tmp_path / "demo-run" / "style"
     folder = tmp_path / "data"
     write_two_modalities(folder, field)
@@ -35,6 +35,7 @@ def test_the_python_block_of_the_readme_runs(monkeypatch, tmp_path, field):
     exec(code, names)
     assert names["restyled"].shape == names["image"].shape
     assert names["restyled"].dtype == names["image"].dtype
+    assert names["found"].labels.shape == names["image"].shape[:2]
 
 
 def test_the_segmenter_of_the_guide_runs_in_python(monkeypatch, tmp_path, field, write_pairs):

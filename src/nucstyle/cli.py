@@ -387,8 +387,8 @@ def train_segmenter(
 @app.command()
 def predict(
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, file, glob in quotes, or manifest.csv.")],
-    out: Out,
-    weights: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Segmenter weights.")],
+    out: Out = Path("predicted"),
+    weights: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Segmenter weights.")] = "lite-dsb2018",
     tta: Annotated[
         str, typer.Option(help="Test-time augmentation: none, fast, full; or as published: deep-retina, mirzaev.")
     ] = "fast",

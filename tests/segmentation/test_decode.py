@@ -239,3 +239,11 @@ def test_nuclei_of_few_pixels_are_not_written(prediction_of, least, left):
     prediction = prediction_of([(0, 0, 4, 4), (10, 10, 13, 13)])
     decoded = read(prediction, min_area_px=least)
     assert len(decoded.scores) == int(decoded.labels.max()) == left
+
+
+@pytest.mark.parametrize(("least", "left"), [(0.0, 3), (0.25, 3), (0.3, 2), (1.0, 1)])
+def test_nuclei_that_better_ones_leave_too_little_of_are_dropped(prediction_of, least, left):
+    # The second keeps a half of itself; the third, beside both, a quarter.
+    prediction = prediction_of([(0, 0, 8, 8), (4, 0, 12, 8), (6, 0, 14, 8)])
+    decoded = read(prediction, min_visible=least)
+    assert len(decoded.scores) == int(decoded.labels.max()) == left

@@ -102,7 +102,8 @@ def paint(masks: Iterable[Mask], size: tuple[int, int], config: InferenceConfig,
         left = whole & (labels[rows, columns] == 0)
         if config.drop_fragments and _falls_apart(whole, left):
             continue
-        if int(left.sum()) >= max(1, config.min_area_px):
+        visible = int(left.sum())
+        if visible >= max(1, config.min_area_px, config.min_visible * int(whole.sum())):
             kept.append(score)
             labels[rows, columns][left] = len(kept)
     return Decoded(labels, torch.tensor(kept, dtype=torch.float32), is_capped)

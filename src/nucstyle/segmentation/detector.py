@@ -107,6 +107,8 @@ class InferenceConfig:
     """Whether holes in nuclei are filled."""
     close: bool = False
     """Whether gaps of a pixel in the outline of a nucleus are closed."""
+    min_visible: Share = 0.0
+    """Nuclei of which better ones leave a smaller share to be seen are dropped: mostly second looks at parts of them."""
     drop_fragments: bool = False
     """Whether nuclei that fall apart when better ones have taken their pixels are dropped."""
     dilate: bool = False
