@@ -75,11 +75,20 @@ class StyleTransfer(Augmentation):
         self.exemplar = exemplar
         self.exclude_own = exclude_own
         self.gate = gate if isinstance(gate, Gate) or gate is None else Gate()
-        self.tally = torch.zeros(len(model.modalities), len(model.modalities), len(OUTCOMES), dtype=torch.int64)
+        self.tally = self._no_tally()
 
     def __getstate__(self) -> dict[str, object]:
-        """For other processes; torch would share the memory of the tally with them."""
-        return {**self.__dict__, "tally": torch.zeros_like(self.tally)}
+        """For other processes, without the tally: torch would share its memory with them."""
+        return {name: value for name, value in self.__dict__.items() if name != "tally"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """In another process; it counts from nothing."""
+        self.__dict__.update(state)
+        self.tally = self._no_tally()
+
+    def _no_tally(self) -> Tensor:
+        modalities = len(self.model.modalities)
+        return torch.zeros(modalities, modalities, len(OUTCOMES), dtype=torch.int64)
 
     def __call__(self, x: Input, *, seed: int | None = None, generator: Generator | None = None) -> Input:
         """Restyle one image, or a batch of them.
