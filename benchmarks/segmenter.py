@@ -4,7 +4,7 @@
 
 The peer is `maskrcnn_resnet50_fpn` with `min_size = max_size = 256`, so that it sees the same pixels; its default of 800 px is
 timed as well, for information. Both train on the same batch of four crops of 256 px with 40 nuclei each, in the same number
-format. Predictions are of one such field, ours as it is and enlarged twice, as it does by default. The networks are not trained,
+format. Predictions are of one such field, ours as it is and enlarged as it does by default. The networks are not trained,
 so both are made to find the 40 true boxes: each looks at all of its proposals, then makes, pastes and decodes the masks of the
 same boxes. The crowd is a field of 1000 x 1000 with 1,800 discs, in a process of its own. Run it alone on the machine.
 """

@@ -8,7 +8,7 @@ import torch
 
 from nucstyle.augment.gate import ACCEPTED, OUTCOMES, REASONS, Gate, GateConfig, Verdict
 from nucstyle.augment.style import StyleTransfer
-from nucstyle.core.errors import OptionError
+from nucstyle.core.errors import ConfigError, OptionError
 from nucstyle.core.rng import generator
 
 FADED, GONE, NEW, MOVED = REASONS
@@ -231,8 +231,8 @@ def test_the_gate_is_on_unless_it_is_turned_off(fake_translator):
         with pytest.raises(OptionError, match="gate"):
             StyleTransfer(fake_translator, gate=wrong)
     for wrong in ({"redraws": -1}, {"min_separation": 7}, {"max_new": -0.1}, {"min_edges": -2}):
-        with pytest.raises(OptionError, match="limits of a gate"):
-            GateConfig(**wrong)
+        with pytest.raises(ConfigError, match=f"gate: .*{next(iter(wrong))}"):
+            Gate(config=GateConfig(**wrong))
 
 
 def test_the_tally_is_not_shared_with_other_processes(fake_translator, nuclei):

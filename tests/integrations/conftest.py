@@ -6,6 +6,7 @@ from importlib import resources
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nucstyle.augment.style import StyleTransfer
@@ -28,6 +29,18 @@ def idle(fake_translator):
 def shipped():
     """Restyles every image with the shipped model; goes into pickles and workers."""
     return StyleTransfer(load_style("dsb2018", device="cpu", precision="fp32"), p=1.0)
+
+
+@pytest.fixture
+def epochs():
+    """`epochs(loader, 2)` goes through a loader twice, after seeding torch: the bytes of every image, epoch by epoch."""
+
+    def run(loader, count):
+        torch.manual_seed(5)
+        images = ([one["image"] if isinstance(one, dict) else one for one in loader] for _ in range(count))
+        return [[image.numpy().tobytes() for image in epoch] for epoch in images]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nucstyle.core.errors import ImageError
@@ -158,32 +157,23 @@ def seed_worker(_):
     worker.dataset.transform.set_random_seed(worker.seed % 2**32)
 
 
-def epoch(loader):
-    return [one.numpy().tobytes() for one in loader]
-
-
 def loading(shipped, picture, start):
     fields = Fields(A.Compose([StyleTransfer(shipped)]), picture[:32, :32])
     how = {"num_workers": 2, "multiprocessing_context": start, "worker_init_fn": seed_worker}
     return DataLoader(fields, batch_size=None, **how)
 
 
-def test_seeded_workers_differ_epochs_differ_and_the_seed_repeats_them(shipped, picture):
+def test_seeded_workers_differ_epochs_differ_and_the_seed_repeats_them(shipped, picture, epochs):
     loader = loading(shipped, picture, "fork")
-    torch.manual_seed(5)
-    first, second = epoch(loader), epoch(loader)
+    first, second = epochs(loader, 2)
     assert len({*first, *second}) == 12
-    torch.manual_seed(5)
-    assert epoch(loader) == first
+    assert epochs(loader, 1) == [first]
 
 
 @pytest.mark.slow
-def test_spawned_workers_restyle_as_forked_ones_do(shipped, picture):
-    made = []
-    for start in ("fork", "spawn"):
-        torch.manual_seed(5)
-        made.append(epoch(loading(shipped, picture, start)))
-    assert made[0] == made[1]
+def test_spawned_workers_restyle_as_forked_ones_do(shipped, picture, epochs):
+    forked, spawned = (epochs(loading(shipped, picture, start), 1) for start in ("fork", "spawn"))
+    assert forked == spawned
 
 
 def test_the_shipped_model_restyles_a_real_image(shipped, picture):

@@ -161,31 +161,22 @@ def test_a_pipeline_goes_through_a_pickle(shipped, image):
     assert np.array_equal(again(small)["image"], pipeline(small)["image"])
 
 
-def epoch(loader):
-    return [one["image"].numpy().tobytes() for one in loader]
-
-
 def loading(shipped, image, start):
     fields = Dataset([{"image": image[:, :32, :32]}] * 6, Compose([StyleTransferd("image", shipped)]))
     return DataLoader(fields, batch_size=1, num_workers=2, multiprocessing_context=start)
 
 
-def test_workers_differ_epochs_differ_and_the_seed_repeats_them(shipped, image):
+def test_workers_differ_epochs_differ_and_the_seed_repeats_them(shipped, image, epochs):
     loader = loading(shipped, image, "fork")
-    torch.manual_seed(5)
-    first, second = epoch(loader), epoch(loader)
+    first, second = epochs(loader, 2)
     assert len({*first, *second}) == 12
-    torch.manual_seed(5)
-    assert epoch(loader) == first
+    assert epochs(loader, 1) == [first]
 
 
 @pytest.mark.slow
-def test_spawned_workers_restyle_as_forked_ones_do(shipped, image):
-    made = []
-    for start in ("fork", "spawn"):
-        torch.manual_seed(5)
-        made.append(epoch(loading(shipped, image, start)))
-    assert made[0] == made[1]
+def test_spawned_workers_restyle_as_forked_ones_do(shipped, image, epochs):
+    forked, spawned = (epochs(loading(shipped, image, start), 1) for start in ("fork", "spawn"))
+    assert forked == spawned
 
 
 def test_the_shipped_model_restyles_a_real_image(shipped, picture):

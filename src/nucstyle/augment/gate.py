@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from nucstyle.core.errors import OptionError
+from nucstyle.core.config import build, to_table
 from nucstyle.core.protocols import Judge
+from nucstyle.core.resize import middle
 from nucstyle.core.sample import Sample
 from nucstyle.metrics.translation import (
     edge_agreement,
@@ -61,12 +62,6 @@ class GateConfig:
     redraws: Annotated[int, Ge(0)] = 2
     """How often another style is drawn before the original is kept."""
 
-    def __post_init__(self) -> None:
-        fine = 0 <= self.min_separation <= 1 and 0 <= self.max_lost <= 1 and self.max_new >= 0
-        if not (fine and -1 <= self.min_edges <= 1 and self.redraws >= 0):
-            msg = f"limits of a gate are shares in [0, 1], min_edges in [-1, 1], redraws and max_new not negative, got {self}"
-            raise OptionError(msg)
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -93,11 +88,14 @@ class Gate:
     Args:
         judge: A network that says where nuclei are, trained on real images; None = new nuclei are not looked for.
         config: The limits.
+
+    Raises:
+        ConfigError: A limit is out of its bounds.
     """
 
     def __init__(self, judge: Judge | None = None, config: GateConfig | None = None) -> None:
         self.judge = judge
-        self.config = config or GateConfig()
+        self.config = build(GateConfig, to_table(config or GateConfig()), where="gate")
 
     def check(self, before: Sample, after: Tensor, *, signs: tuple[int, int] | None = None) -> Verdict:
         """Judge one restyled image.
@@ -108,7 +106,7 @@ class Gate:
             signs: Of source and target modality: 1 where nuclei are brighter than their surroundings, -1 where darker. None =
                 not known, so either direction will do.
         """
-        place = tuple(_middle(side) for side in before.size)
+        place = tuple(middle(side, LOOKED_AT_PX) for side in before.size)
         source, made = before.image[:, *place], after[:, *place]
         if before.labels is None:
             agreement = edge_agreement(_grey(source), _grey(made))
@@ -146,11 +144,6 @@ class Gate:
         if counted.false <= self.config.max_new * nuclei:
             return counted.false / nuclei
         return (counted.false - false_objects(_foreground(judge, source, factor), labels).false) / nuclei
-
-
-def _middle(side: int) -> slice:
-    first = max(0, side - LOOKED_AT_PX) // 2
-    return slice(first, first + LOOKED_AT_PX)
 
 
 def _grey(image: Tensor) -> Array:

@@ -7,6 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def middle(side: int, most: int) -> slice:
+    """The middle of a side of an image, in pixels, at most so long."""
+    first = max(0, side - most) // 2
+    return slice(first, first + min(side, most))
+
+
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize pixels, with smoothing when they get fewer.
 

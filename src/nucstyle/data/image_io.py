@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,19 @@ def from_unit(image: Tensor, source: Source) -> Array:
             scaled = np.rint(scaled)
         made[rows] = scaled.astype(kind)
     return made
+
+
+def written_as(source: Source | None, *, colour: bool) -> Source:
+    """The type and range that pictures made of an image are written in: its own, and 8 bits where it has fewer.
+
+    Args:
+        source: Of the image; None = made in memory.
+        colour: Whether three channels are written, also for a grey image.
+    """
+    if source is None:
+        return Source()
+    kept = replace(source, dtype="uint8", low=0.0, high=255.0) if source.dtype == "bool" else source
+    return replace(kept, channels=3) if colour else kept
 
 
 def _decode(path: Path, *, colours: bool = True) -> Array:

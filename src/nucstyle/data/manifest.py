@@ -13,6 +13,8 @@ from pathlib import Path
 from nucstyle.core.errors import DatasetError
 
 COLUMNS = ("id", "image", "labels", "modality", "split", "field_of_view")
+_MOST_BYTES = 255 - 32
+"""What file systems take for a name, less what is added to an id."""
 SPLITS = ("train", "validation", "test")
 _MODALITY = re.compile(r"(?=.*[a-z])[a-z0-9-]+")
 
@@ -127,3 +129,26 @@ def check_unique(records: Sequence[Record], where: str) -> None:
             msg = f"{where}: {seen[record.id]} and {record.image} have the same id {record.id!r}; rename one of them"
             raise DatasetError(msg)
         seen[record.id] = record.image
+
+
+def file_name(image_id: str) -> str:
+    """The id as part of a file name: ids come from file names, only separators must go."""
+    return image_id.replace("/", "_").replace("\\", "_")
+
+
+def check_file_names(records: Iterable[Record]) -> None:
+    """Refuse ids that cannot name a file, or whose files would overwrite each other.
+
+    Raises:
+        DatasetError: With the image, or both ids, named.
+    """
+    taken: dict[str, str] = {}
+    for record in records:
+        name = file_name(record.id)
+        if not name.strip(".") or "\0" in name or len(os.fsencode(name)) > _MOST_BYTES:
+            msg = f"{record.image}: the id {record.id!r} cannot name a file; rename the image"
+            raise DatasetError(msg)
+        other = taken.setdefault(name, record.id)
+        if other != record.id:
+            msg = f"{record.image}: the ids {other!r} and {record.id!r} give the same file name; rename one"
+            raise DatasetError(msg)

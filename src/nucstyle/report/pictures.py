@@ -23,6 +23,8 @@ PREDICTED_COLOUR = "#00c2ff"
 """Contours of the prediction: light blue. Yellow and blue stay apart in every common form of colour blindness."""
 FRAME_COLOUR = "#1f6feb"
 """Frame of a self-reconstruction in the style grid."""
+VIEW_PX = 512
+"""Of larger fields the grids and examples of restyled images show the middle, of this side."""
 ENLARGE_BELOW_PX = 400
 """A field whose longer side is shorter than this is drawn at twice its size, so that contours are thin beside nuclei."""
 _CASING = 0.3

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from nucstyle.core.config import to_toml
+from nucstyle.data.manifest import file_name
 from nucstyle.data.run_folder import ENVIRONMENT, FIGURES, LOG, MEASURES, read_config, read_json, read_log
 from nucstyle.report import figures, tables
 
@@ -486,8 +487,7 @@ def predict(run: Path) -> Section:
 
 
 def _overlay(run: Path, image_id: str) -> Path:
-    name = image_id.replace("/", "_").replace("\\", "_")
-    return run / "samples" / f"{name}_overlay.png"
+    return run / "samples" / f"{file_name(image_id)}_overlay.png"
 
 
 def evaluate(run: Path) -> Section:

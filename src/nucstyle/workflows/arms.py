@@ -196,9 +196,12 @@ def make_arm(
 
 def gate_result(arm: Arm) -> dict[str, Any]:
     """What the gate let through and refused, for `result.json`; of the first process where several train; empty without one."""
-    if arm.gate is None or arm.tally is None:
-        return {}
-    return {"gate": {"outcomes": list(OUTCOMES), "modalities": list(arm.modalities), "tally": arm.tally.tolist()}}
+    return {} if arm.gate is None or arm.tally is None else {"gate": tally_table(arm.modalities, arm.tally)}
+
+
+def tally_table(modalities: Sequence[str], tally: Tensor) -> dict[str, Any]:
+    """The tally of a `StyleTransfer` for `result.json`; see `report.tables.gate_table`."""
+    return {"outcomes": list(OUTCOMES), "modalities": list(modalities), "tally": tally.tolist()}
 
 
 def measure_references(named: NamedImages) -> References:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nucstyle.augment.base import check_choice
 from nucstyle.augment.gate import ACCEPTED, GIVEN_UP, OUTCOMES
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core import rng
@@ -20,28 +21,26 @@ from nucstyle.core.errors import DatasetError, ImageError, InputError, OptionErr
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
-from nucstyle.core.sample import Sample, Source
+from nucstyle.core.resize import middle
+from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
-from nucstyle.data.image_io import from_unit, read_pixels, write_png
-from nucstyle.data.manifest import Record, check_unique, write_manifest
+from nucstyle.data.image_io import from_unit, read_pixels, write_png, written_as
+from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
+from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name, write_manifest
 from nucstyle.data.run_folder import RunFolder, check_target, read_log
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.data.writers import Layout, check_name, finish_layout, layout_of
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
-from nucstyle.report.pictures import draw_overlay
-from nucstyle.workflows.arms import ArmGate, make_gate
-from nucstyle.workflows.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
+from nucstyle.report.pictures import VIEW_PX, draw_overlay
+from nucstyle.workflows.arms import ArmGate, make_gate, tally_table
 from nucstyle.workflows.load import find_weights, style_from_weights
 from nucstyle.workflows.named import with_modalities
-from nucstyle.workflows.predict import check_names, file_name
-from nucstyle.workflows.provenance import data_fingerprint
+from nucstyle.workflows.provenance import data_fingerprint, seen_by
 
 EXAMPLES = "examples.jsonl"
 """A line for each picture in `samples/`."""
 _MEASURES = ("separation", "lost", "new", "edges")
-_VIEW_PX = 512
-"""Of larger fields the pictures show the middle, of this side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +104,21 @@ def augment(
     weights_file = find_weights(style, "style")
     weights = load_weights(weights_file, kind="style")
     model = style_from_weights(weights, str(weights_file), device=place)
+    check_choice(1.0, targets, model.modalities)
     arm_gate = make_gate(judge, device=place) if gate else None
     makers = {
         name: StyleTransfer(
             model, p=1.0, targets=[name], exclude_own=exclude_own, gate=arm_gate.gate if arm_gate else None
         )
-        for name in (model.modalities if targets is None else targets or [""])
+        for name in targets or model.modalities
     }
     dataset = open_dataset(data, format=format)
-    inputs = [Path(data), weights_file, *dataset.files, *([find_weights(judge, "judge")] if judge is not None else [])]
+    inputs = [
+        Path(data),
+        weights_file,
+        *dataset.files,
+        *([find_weights(judge, "judge")] if gate and judge is not None else []),
+    ]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     config = {
         "verb": "augment",
@@ -149,7 +154,7 @@ def augment(
             with deterministic(place):
                 refused += work.write(named, planned, progress)
             work.finish(to, named)
-            seen = provenance_of(weights, arm_gate.judge if arm_gate else None)
+            seen = seen_by(weights, arm_gate.judge if arm_gate else None)
             told = {"refused_images": refused, "seen": seen, **work.summary(model.modalities, arm_gate)}
             run.write_result({"format": 1, "verb": "augment", "seed": seed, **told})
         write_report(run.path)
@@ -157,12 +162,6 @@ def augment(
         msg = f"{len(refused)} of {len(dataset)} images could not be used, the others are done: " + "; ".join(refused)
         raise InputError(msg)
     return out
-
-
-def provenance_of(*weights: Weights | None) -> dict[str, list[str]]:
-    """The ids, and those with masks, that models had seen which restyled images or chose among them."""
-    known = [one.metadata for one in weights if one is not None]
-    return {name: sorted(set().union(*(one.get(name, ()) for one in known))) for name in ("trained_on", "masks_seen")}
 
 
 def _check_names(dataset: Dataset, planned: Sequence[Sequence[_Copy]], to: str) -> None:
@@ -178,7 +177,7 @@ def _check_names(dataset: Dataset, planned: Sequence[Sequence[_Copy]], to: str) 
     ]
     everything = [*dataset.records, *copies]
     check_unique(everything, "the ids of copies")
-    check_names(Dataset(everything))
+    check_file_names(everything)
     for record in everything:
         check_name(to, record)
 
@@ -338,7 +337,7 @@ class _Work:
         if made is not None:
             row |= _measured(made)
         if made is not None and outcomes[ACCEPTED]:
-            pixels = from_unit(made.image, _target_source(sample.source, rgb=self._rgb))
+            pixels = from_unit(made.image, written_as(sample.source, colour=self._rgb))
             written = self._layout.write(self._folder, file_name(name), pixels, made.labels, record.split)
             restyled = replace(restyled, image=written.image, labels=written.labels)
         self._ledger.add(restyled, row)
@@ -349,7 +348,7 @@ class _Work:
         if key in self._shown:
             return
         self._shown.add(key)
-        place = tuple(_middle(side) for side in sample.size)
+        place = tuple(middle(side, VIEW_PX) for side in sample.size)
         labels = None if sample.labels is None else sample.labels[place]
         nothing = torch.zeros([part.stop - part.start for part in place], dtype=torch.int32)
         views = [draw_overlay(one.image[:, *place].cpu(), labels, nothing) for one in (sample, made)]
@@ -382,7 +381,7 @@ class _Work:
             tally[*pair, OUTCOMES.index(GIVEN_UP)] += row["status"] == REFUSED and row["outcomes"] != "{}"
         told: dict[str, Any] = {"images": {status: dict(sorted(one.items())) for status, one in counts.items()}}
         if gate is not None:
-            told["gate"] = {"outcomes": list(OUTCOMES), "modalities": list(modalities), "tally": tally.tolist()}
+            told["gate"] = tally_table(modalities, tally)
         return told
 
 
@@ -396,18 +395,6 @@ def _measured(made: Sample) -> Row:
     return style | {measure: f"{gate[measure]:.4f}" for measure in _MEASURES if measure in gate}
 
 
-def _middle(side: int) -> slice:
-    first = max(0, side - _VIEW_PX) // 2
-    return slice(first, min(side, first + _VIEW_PX))
-
-
 def copy_id(image_id: str, number: int) -> str:
     """The id of a copy."""
     return f"{image_id}-style{number}"
-
-
-def _target_source(source: Source | None, *, rgb: bool) -> Source:
-    """The type and range that a copy is written in: those of its image."""
-    if source is None or source.dtype == "bool":
-        return Source(channels=3 if rgb or source is None else source.channels)
-    return replace(source, channels=3) if rgb else source

@@ -25,13 +25,13 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_jpeg, write_png
+from nucstyle.data.ledger import refuse_restyled
 from nucstyle.data.manifest import Record, write_manifest
 from nucstyle.data.run_folder import FIGURES, RESULT, RunFolder, check_target, read_json, write_json
 from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_around, silhouettes, without_tiny
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
 from nucstyle.modality.model import ModalityModel, Recognition
 from nucstyle.report.page import write_report
-from nucstyle.workflows.ledger import refuse_restyled
 from nucstyle.workflows.provenance import data_fingerprint
 from nucstyle.workflows.statistics import measure_all, stacked
 

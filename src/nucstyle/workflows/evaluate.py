@@ -10,13 +10,12 @@ from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
 from nucstyle.data.image_io import read_labels, write_png
-from nucstyle.data.manifest import Record
+from nucstyle.data.manifest import Record, file_name
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.metrics.dsb import ImageScore, dsb_score
 from nucstyle.metrics.summary import summarise
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import draw_overlay
-from nucstyle.workflows.predict import file_name
 from nucstyle.workflows.provenance import data_fingerprint
 
 _SUFFIXES = ("_labels.tif", ".tif", ".tiff", ".png", "_masks.tif", "_masks.png")

@@ -10,6 +10,7 @@ from pathlib import Path
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import Progress
 from nucstyle.data.dataset import Dataset
+from nucstyle.data.ledger import refuse_restyled
 from nucstyle.data.run_folder import RunFolder
 from nucstyle.data.weights import Weights
 from nucstyle.modality.model import ModalityModel
@@ -20,7 +21,6 @@ from nucstyle.workflows.discover import (
     read_modality_model,
     write_discovery,
 )
-from nucstyle.workflows.ledger import refuse_restyled
 
 FOLDER = "modalities"
 """Of a training's run folder: what was found, a run folder of its own."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +15,7 @@ from skimage.measure import regionprops_table
 from torch import Tensor
 
 from nucstyle.augment.style import StyleTransfer
-from nucstyle.core.errors import DatasetError, ImageError, InputError, MemoryShortageError, OptionError
+from nucstyle.core.errors import ImageError, InputError, MemoryShortageError, OptionError
 from nucstyle.core.memory import free_cached_memory, is_memory_shortage
 from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
@@ -24,6 +23,7 @@ from nucstyle.core.rng import derive_seed
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_labels, write_png
+from nucstyle.data.manifest import check_file_names, file_name
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
@@ -50,8 +50,6 @@ OBJECT_COLUMNS = (
     "modality",
 )
 
-_MOST_BYTES = 255 - 32
-"""What file systems take, less what is added to a name."""
 _LEAST_TILE_PX = 64
 """Tiles do not get smaller where memory is short."""
 
@@ -99,7 +97,7 @@ def predict(
     if tile_px is not None:
         segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
     dataset = open_dataset(images, format=format)
-    check_names(dataset)
+    check_file_names(dataset.records)
     weights_file = find_weights(weights, "segmenter")
     inputs = [Path(images), weights_file, *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
@@ -258,29 +256,6 @@ def _write_one(folder: Path, sample: Sample, decoded: Decoded) -> None:
     write_labels(folder / "predictions" / f"{name}_labels.tif", decoded.labels)
     write_png(folder / "predictions" / f"{name}_preview.png", colour_labels(decoded.labels))
     write_png(folder / "samples" / f"{name}_overlay.png", draw_overlay(sample.image, sample.labels, decoded.labels))
-
-
-def file_name(image_id: str) -> str:
-    """The id as part of a file name: ids come from file names, only separators must go."""
-    return image_id.replace("/", "_").replace("\\", "_")
-
-
-def check_names(dataset: Dataset) -> None:
-    """Refuse ids that cannot name a file, or whose files would overwrite each other.
-
-    Raises:
-        DatasetError: With the image, or both ids, named.
-    """
-    taken: dict[str, str] = {}
-    for record in dataset.records:
-        name = file_name(record.id)
-        if not name.strip(".") or "\0" in name or len(os.fsencode(name)) > _MOST_BYTES:
-            msg = f"{record.image}: the id {record.id!r} cannot name a file; rename the image"
-            raise DatasetError(msg)
-        other = taken.setdefault(file_name(record.id), record.id)
-        if other != record.id:
-            msg = f"{record.image}: the ids {other!r} and {record.id!r} give the same file name; rename one"
-            raise DatasetError(msg)
 
 
 def _object_rows(sample: Sample, decoded: Decoded) -> list[list[object]]:

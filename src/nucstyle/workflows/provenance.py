@@ -46,12 +46,14 @@ def provenance(
     chose among them, it has seen as well, whether that was done in the training or before (`made_by`); and, without masks, the
     images that lent their colours.
     """
-    earlier = [made_by or {}, *(weights.metadata for weights in (start, style, judge) if weights is not None)]
+    earlier = seen_by(start, style, judge)
     seen = {record.id for part in (dataset, examples) if part is not None for record in part.records}
     masks = {record.id for record in dataset.records if record.labels is not None}
     return {
-        "trained_on": sorted(seen.union(*(one.get("trained_on", ()) for one in earlier))),
-        "masks_seen": sorted(masks.union(*(one.get("masks_seen", ()) for one in earlier))),
+        **{
+            name: sorted(own.union(earlier[name], (made_by or {}).get(name, ())))
+            for name, own in (("trained_on", seen), ("masks_seen", masks))
+        },
         "recipe": recipe,
         "seed": seed,
         "steps": steps,
@@ -62,3 +64,9 @@ def provenance(
 def skipped_steps(run: Path) -> int:
     """How many steps of a training were skipped because a loss was not finite."""
     return sum("skipped" in line for line in read_log(run / LOG))
+
+
+def seen_by(*weights: Weights | None) -> dict[str, list[str]]:
+    """The ids that models had seen, `trained_on`, and those whose masks they had seen, `masks_seen`."""
+    known = [one.metadata for one in weights if one is not None]
+    return {name: sorted(set().union(*(one.get(name, ()) for one in known))) for name in ("trained_on", "masks_seen")}

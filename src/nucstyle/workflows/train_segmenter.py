@@ -18,6 +18,7 @@ from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
+from nucstyle.data.ledger import seen_in_making
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_state, load_weights
 from nucstyle.report.page import write_report
@@ -44,7 +45,6 @@ from nucstyle.workflows.arms import (
 )
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
-from nucstyle.workflows.ledger import seen_in_making
 from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter
 from nucstyle.workflows.named import NamedImages, check_masks_seen, masked, name_images
 from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
@@ -195,7 +195,8 @@ def train_segmenter(
     check_arm(augment, style)
     dataset = open_dataset(data, format=format)
     inputs = [Path(data), Path(recipe), *(Path(one) for one in (style, init, trunk) if one), *dataset.files]
-    inputs += [find_weights(judge, "judge")] if gate and judge is not None else []
+    gated = style is not None and gate
+    inputs += [find_weights(judge, "judge")] if gated and judge is not None else []
     if is_first_process():
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     needs_names = annotated is not None or takes_examples(augment)
@@ -205,7 +206,6 @@ def train_segmenter(
     check_settings(settled, train, start, progress)
     with_examples = named if takes_examples(augment) else None
     precision = resolve_precision(settled.training.precision, place)
-    gated = style is not None and gate
     arm = make_arm(
         augment,
         style=style,

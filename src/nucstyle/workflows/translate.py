@@ -15,27 +15,26 @@ from nucstyle.core import rng
 from nucstyle.core.errors import DatasetError, ImageError, InputError
 from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
-from nucstyle.core.resize import resize_image
-from nucstyle.core.sample import Sample, Source
+from nucstyle.core.resize import middle, resize_image
+from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
-from nucstyle.data.image_io import from_unit, read_image, write_pixels, write_png
-from nucstyle.data.manifest import Record, check_unique
+from nucstyle.data.image_io import from_unit, read_image, write_pixels, write_png, written_as
+from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import load_weights
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
-from nucstyle.report.pictures import style_grid
+from nucstyle.report.pictures import VIEW_PX, style_grid
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.load import find_weights, style_from_weights
-from nucstyle.workflows.predict import check_names, file_name
 from nucstyle.workflows.provenance import data_fingerprint
 
 GRID_ROWS = 20
 """So many images are in the grid; the single pictures are of all."""
 EXEMPLAR = "_exemplar"
 """Name of the picture in the style of the exemplar: modalities have no underscore."""
-_VIEW_PX, _CELL_PX = 512, 256
-"""Of larger fields the grid shows the middle, of this side, in cells of at most this side."""
+_CELL_PX = 256
+"""Greatest side of a cell of the grid."""
 _NAME_LENGTH = 16
 """Characters of an id in the grid."""
 
@@ -129,7 +128,7 @@ def translate(
                 "style_sha256": weights.sha256,
                 "modalities": list(model.modalities),
                 "exemplar": _told(model, shown) if shown else None,
-                "grid": {"rows": GRID_ROWS, "view_px": _VIEW_PX},
+                "grid": {"rows": GRID_ROWS, "view_px": VIEW_PX},
                 "images": restyler.told,
             }
         )
@@ -155,7 +154,7 @@ def _open(given: Sequence[Path | str]) -> Dataset:
         msg = "no images; give files, folders, globs or manifests"
         raise DatasetError(msg)
     check_unique(dataset.records, "the images given")
-    check_names(dataset)
+    check_file_names(dataset.records)
     return dataset
 
 
@@ -223,7 +222,7 @@ class _Restyler:
         source = self._source(sample)
         folder = self._folder / "pictures" / file_name(sample.id)
         folder.mkdir(parents=True, exist_ok=True)
-        as_read, cells, pictures = _colour_source(sample.source), [_cell(sample.image)], {}
+        as_read, cells, pictures = written_as(sample.source, colour=True), [_cell(sample.image)], {}
         for style in self._styles(sample, source):
             made = self._model.translate(
                 sample.image[None],
@@ -295,20 +294,13 @@ class _Restyler:
         write_png(self._folder / "grid.png", style_grid(rows, row_names=labels, column_names=columns, framed=framed))
 
 
-def _colour_source(source: Source | None) -> Source:
-    """The type and range that colour pictures of an image are written in: its own, and 8 bits for what has fewer."""
-    if source is None or source.dtype in ("uint8", "bool"):
-        return Source()
-    return replace(source, channels=3)
-
-
 def _cell(image: Tensor) -> Tensor:
     """(3, H, W) -> (3, h, w) on the CPU: the middle of a large field, made smaller."""
-    height, width = (min(side, _VIEW_PX) for side in image.shape[-2:])
-    top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
-    middle = image[:, top : top + height, left : left + width]
+    rows, columns = (middle(side, VIEW_PX) for side in image.shape[-2:])
+    shown = image[:, rows, columns]
+    height, width = shown.shape[-2:]
     factor = min(1.0, _CELL_PX / max(height, width))
-    return resize_image(middle, (max(1, round(height * factor)), max(1, round(width * factor)))).cpu()
+    return resize_image(shown, (max(1, round(height * factor)), max(1, round(width * factor)))).cpu()
 
 
 def _printable(name: str) -> str:
