@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nucstyle.augment.gate import Gate
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
@@ -23,6 +24,17 @@ def shown(monkeypatch):
     return images
 
 
+@pytest.fixture
+def no_gate(monkeypatch):
+    """Nobody looks at the masks that images to be predicted may have."""
+
+    def fail(*_, **__):
+        pytest.fail("a gate looked at images that are to be predicted")
+
+    monkeypatch.setattr(Gate, "check", fail)
+
+
+@pytest.mark.usefixtures("no_gate")
 def test_images_are_moved_where_the_segmenter_is_at_home(run_verb, tiny_demo, write_pairs, tmp_path, shown):
     folder, cell = write_pairs("data", fluorescence=1, stained=1), tiny_demo / "full" / "none" / "seed-0"
     model = load_style(tiny_demo / "style")
