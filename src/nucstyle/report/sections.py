@@ -454,8 +454,8 @@ def _gate(run: Path) -> list[Section]:
 
 _GATE = (
     "Of the restyled images of each pair of modalities, the share whose nuclei are where they were, and how many were looked at. "
-    "For one that is refused another style of the same modality is drawn. Given up: all were refused, so the original was kept, or "
-    "there is no such copy."
+    "For one that is refused another style of the same modality is drawn. Given up: all were refused; the original was kept, "
+    "or there is no such copy."
 )
 
 
