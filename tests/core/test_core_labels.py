@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nucstyle.core.labels import boxes, count, relabel
+from nucstyle.core.labels import boxes, components, count, relabel
 
 LABEL_MAPS = hnp.arrays(
     np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.sampled_from([0, 1, 2, 5, 9, 70_000])
@@ -80,3 +80,10 @@ def test_boxes_are_tight(array):
         inside = labels[y0:y1, x0:x1] == number
         assert inside.sum() == (labels == number).sum()
         assert all(bool(edge.any()) for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+
+
+def test_connected_pieces_of_one_number_become_nuclei_of_their_own():
+    labels = torch.tensor([[255, 0, 255, 255], [255, 0, 0, 255], [0, 9, 0, 9]], dtype=torch.int32)
+    pieces = components(labels)
+    assert pieces.dtype == torch.int32
+    assert pieces.tolist() == [[1, 0, 2, 2], [1, 0, 0, 2], [0, 3, 0, 4]]

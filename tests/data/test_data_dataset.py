@@ -9,7 +9,8 @@ from PIL import Image
 
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.core.protocols import Silent
-from nucstyle.data.dataset import FORMATS, Dataset, load, open_dataset, require_labels
+from nucstyle.data.dataset import Dataset, load, open_dataset, require_labels
+from nucstyle.data.layouts import READABLE
 from nucstyle.data.manifest import write_manifest
 from nucstyle.data.splits import dsb2018_split
 
@@ -148,7 +149,7 @@ def test_an_empty_manifest_is_refused(tmp_path, refusal):
 
 def test_an_unknown_format_is_refused_with_those_there_are(tmp_path, refusal):
     message = refusal(DatasetError, open_dataset, tmp_path, format="coco")
-    assert message == f"--format coco: unknown; known: {', '.join(FORMATS)}"
+    assert message == f"--format coco: unknown; known: {', '.join(READABLE)}"
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])
@@ -303,3 +304,10 @@ def test_parts_divide_a_data_set(write_pairs):
         "field-6",
         "field-7",
     ]
+
+
+def test_pieces_of_a_mask_are_nuclei_where_the_manifest_says_so(tmp_path):
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.array([[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 255]], np.uint8)).save(tmp_path / "m.png")
+    (tmp_path / "manifest.csv").write_text("id,image,labels,components\na,a.png,m.png,yes\n")
+    assert open_dataset(tmp_path)[0].labels.tolist() == [[1, 0, 0, 2], [1, 0, 0, 0], [0, 0, 0, 3]]

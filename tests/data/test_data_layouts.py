@@ -33,7 +33,7 @@ def test_the_dsb_layout_is_one_image_a_folder_sorted_by_id(save, tmp_path):
         save(name)
     (tmp_path / "stage1_train_labels.csv").write_text("not an image")
     (tmp_path / "empty").mkdir()
-    assert dsb2018.matches(tmp_path)
+    assert dsb2018.evidence(tmp_path)
     records = dsb2018.index(tmp_path)
     assert [(record.id, record.image, record.labels) for record in records] == [
         ("a", tmp_path / "a/images/a.png", tmp_path / "a/masks"),
@@ -109,7 +109,7 @@ def test_images_and_labels_belong_together_by_name_not_by_place(save, tmp_path, 
     for name in ("images/b.tif", "images/a.png", "images/c.png", f"{labels}/a.tif", f"{labels}/c.png"):
         save(name)
     (tmp_path / "images/notes.txt").write_text("not an image")
-    assert pairs.matches(tmp_path)
+    assert pairs.evidence(tmp_path)
     assert [(record.id, record.image.name, record.labels) for record in pairs.index(tmp_path)] == [
         ("a", "a.png", tmp_path / labels / "a.tif"),
         ("b", "b.tif", None),
@@ -121,7 +121,7 @@ def test_a_folder_of_images_alone_is_a_data_set_without_labels(save, tmp_path):
     for name in ("b.PNG", "a.jpeg", "c.bmp"):
         save(name)
     (tmp_path / "sub").mkdir()
-    assert pairs.matches(tmp_path)
+    assert pairs.evidence(tmp_path)
     assert [(record.id, record.labels) for record in pairs.index(tmp_path)] == [("a", None), ("b", None), ("c", None)]
 
 

@@ -113,3 +113,22 @@ def test_one_id_for_two_images_is_refused_with_both_files(refusal, tmp_path):
         f"my folder: {tmp_path / 'a.png'} and {tmp_path / 'a.tif'} have the same id 'a'; rename one of them"
     )
     check_unique(records[:1], "my folder")
+
+
+def test_that_pieces_are_nuclei_is_written_where_a_line_needs_it_and_read_back(tmp_path):
+    records = [
+        Record(id="a", image=tmp_path / "a.png", labels=tmp_path / "a_mask.png", components=True),
+        Record(id="b", image=tmp_path / "b.png"),
+    ]
+    write_manifest(tmp_path / "manifest.csv", records)
+    assert (tmp_path / "manifest.csv").read_text().splitlines()[0] == f"{HEADER},components"
+    assert read_manifest(tmp_path / "manifest.csv") == records
+    write_manifest(tmp_path / "manifest.csv", records[1:])
+    assert (tmp_path / "manifest.csv").read_text().splitlines()[0] == HEADER
+
+
+def test_another_word_for_components_is_refused(manifest, refusal, tmp_path):
+    path = manifest("a,a.png,,,,,maybe", header=f"{HEADER},components")
+    assert refusal(DatasetError, read_manifest, path) == (
+        f"{path}: line 2: components 'maybe'; known: yes, no, or empty"
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from skimage.measure import label
 from torch import Tensor
 
 
@@ -19,6 +21,19 @@ def relabel(labels: Tensor) -> Tensor:
     offset = 0 if values.numel() and int(values[0]) == 0 else 1
     contiguous: Tensor = (index + offset).to(torch.int32)
     return contiguous
+
+
+def components(labels: Tensor) -> Tensor:
+    """Give every connected piece of one number a number of its own.
+
+    Args:
+        labels: (H, W) of any integer type, 0 = background; for example a mask of 0 and 255.
+
+    Returns:
+        (H, W) int32, pieces numbered 1..N; pixels that touch at a corner are connected.
+    """
+    pieces = label(labels.numpy(), background=0, connectivity=2)  # type: ignore[no-untyped-call]
+    return torch.from_numpy(pieces.astype(np.int32))
 
 
 def count(labels: Tensor) -> int:

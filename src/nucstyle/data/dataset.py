@@ -10,21 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.core.errors import DatasetError
 from nucstyle.core.labels import relabel
 from nucstyle.core.protocols import Progress
 from nucstyle.core.sample import Sample
-from nucstyle.data.formats import dsb2018, pairs
-from nucstyle.data.image_io import read_image, read_labels
+from nucstyle.data.formats import pairs
+from nucstyle.data.image_io import read_image
+from nucstyle.data.label_files import read_nuclei
+from nucstyle.data.layouts import MANIFEST, check_readable, index_as, recognise
 from nucstyle.data.manifest import Record, check_unique, read_manifest
 from nucstyle.data.splits import with_known_split
-
-_LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], list[Record]]]] = {
-    "dsb2018": (dsb2018.matches, dsb2018.index),
-    "pairs": (pairs.matches, pairs.index),
-}
-FORMATS = (*_LAYOUTS, "manifest")
-"""Names for `--format`."""
 
 
 class Dataset(Sequence[Sample]):
@@ -146,16 +141,8 @@ def load(record: Record) -> Sample:
         ImageError: A file cannot be read, or labels and image differ in size.
     """
     image, source = read_image(record.image)
-    labels = None
-    if record.labels is not None:
-        read = dsb2018.read_mask_folder if record.labels.is_dir() else read_labels
-        labels = relabel(read(record.labels))
-        if labels.shape != image.shape[1:]:
-            msg = (
-                f"{record.labels}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
-                f"{record.image} is {image.shape[1]} x {image.shape[2]}; give the labels of this image"
-            )
-            raise ImageError(msg)
+    nuclei = read_nuclei(record, (image.shape[1], image.shape[2]))
+    labels = None if nuclei is None else relabel(nuclei)
     return Sample(id=record.id, image=image, labels=labels, modality=record.modality, source=source)
 
 
@@ -165,7 +152,7 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
     Args:
         data: A folder, a file, a glob or a `manifest.csv`. Folders: the DSB-2018 layout, `images/` with `labels/` or
             `masks/`, or images alone.
-        format: One of `FORMATS`; None = find out.
+        format: One of `layouts.READABLE`; None = find out.
         keep: Whether images stay in memory once read.
 
     Returns:
@@ -175,9 +162,8 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
         DatasetError: Nothing there, no image in it, or parts that do not fit each other.
     """
     path = Path(data)
-    if format is not None and format not in FORMATS:
-        msg = f"--format {format}: unknown; known: {', '.join(FORMATS)}"
-        raise DatasetError(msg)
+    if format is not None:
+        check_readable(format)
     records = _index(path, format)
     if not records:
         msg = (
@@ -193,26 +179,20 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
 
 
 def _index(path: Path, format: str | None) -> list[Record]:  # noqa: A002
-    if path.is_dir():
-        return _index_folder(path, format)
-    if path.is_file():
-        return read_manifest(path) if format == "manifest" or path.suffix == ".csv" else pairs.index_files([path])
-    files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    if not files:
-        msg = f"{path}: no such file or folder"
-        raise DatasetError(msg)
-    return pairs.index_files(file for file in files if file.is_file())
-
-
-def _index_folder(path: Path, format: str | None) -> list[Record]:  # noqa: A002
-    if format == "manifest" or (format is None and (path / "manifest.csv").is_file()):
-        return read_manifest(path / "manifest.csv")
+    if not path.exists():
+        files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        if not files:
+            msg = f"{path}: no such file or folder"
+            raise DatasetError(msg)
+        return pairs.index_files(file for file in files if file.is_file())
+    manifest = path / "manifest.csv" if path.is_dir() else path
+    if format == MANIFEST or (format is None and manifest.suffix == ".csv" and manifest.is_file()):
+        return read_manifest(manifest)
     if format is not None:
-        return _LAYOUTS[format][1](path)
-    for matches, index in _LAYOUTS.values():
-        if matches(path):
-            return index(path)
-    return []
+        return index_as(format, path)
+    if found := recognise(path):
+        return index_as(found[0], path)
+    return [] if path.is_dir() else pairs.index_files([path])
 
 
 def require_labels(dataset: Dataset, purpose: str) -> None:

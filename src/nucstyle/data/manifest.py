@@ -13,6 +13,8 @@ from pathlib import Path
 from nucstyle.core.errors import DatasetError
 
 COLUMNS = ("id", "image", "labels", "modality", "split", "field_of_view")
+COMPONENTS = "components"
+"""A further column, written where some line needs it: `yes` where connected pieces of one number are nuclei of their own."""
 _MOST_BYTES = 255 - 32
 """What file systems take for a name, less what is added to an id."""
 SPLITS = ("train", "validation", "test")
@@ -35,6 +37,8 @@ class Record:
     """train, validation, test, or None = not divided."""
     field_of_view: str | None = None
     """Images of one field must stay in one part; None where not known."""
+    components: bool = False
+    """Whether every connected piece of one number in the label image is a nucleus, as in masks of 0 and 255."""
 
 
 def read_manifest(path: Path) -> list[Record]:
@@ -87,6 +91,10 @@ def _record(row: dict[str, str], folder: Path, where: str) -> Record:
     if values["split"] and values["split"] not in SPLITS:
         msg = f"{where}: split {values['split']!r}; known: {', '.join(SPLITS)}, or empty"
         raise DatasetError(msg)
+    components = (row.get(COMPONENTS) or "").strip()
+    if components not in ("", "yes", "no"):
+        msg = f"{where}: {COMPONENTS} {components!r}; known: yes, no, or empty"
+        raise DatasetError(msg)
     return Record(
         id=values["id"],
         image=folder / values["image"],
@@ -94,20 +102,23 @@ def _record(row: dict[str, str], folder: Path, where: str) -> Record:
         modality=values["modality"] or None,
         split=values["split"] or None,
         field_of_view=values["field_of_view"] or None,
+        components=components == "yes",
     )
 
 
 def write_manifest(path: Path, records: Iterable[Record]) -> None:
     """Write a manifest; paths are stored relative to it."""
+    lines = list(records)
+    with_components = any(record.components for record in lines)
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for record in records:
+        writer.writerow([*COLUMNS, *([COMPONENTS] if with_components else [])])
+        for record in lines:
             labels = _relative(record.labels, path.parent) if record.labels else ""
             image = _relative(record.image, path.parent)
-            writer.writerow(
-                [record.id, image, labels, record.modality or "", record.split or "", record.field_of_view or ""]
-            )
+            known = [record.modality or "", record.split or "", record.field_of_view or ""]
+            components = ["yes" if record.components else ""] if with_components else []
+            writer.writerow([record.id, image, labels, *known, *components])
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -25,11 +25,11 @@ from nucstyle.core.resize import middle
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import from_unit, read_pixels, write_png, written_as
+from nucstyle.data.layouts import Writing, writing_of
 from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
 from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name, write_manifest
 from nucstyle.data.run_folder import RunFolder, check_target, read_log
 from nucstyle.data.weights import Weights, load_weights
-from nucstyle.data.writers import Layout, check_name, finish_layout, layout_of
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import VIEW_PX, draw_overlay
@@ -81,7 +81,7 @@ def augment(
         progress: Shown to the person.
         copies: Of each training image.
         style: Style weights: a name, a file or a run.
-        to: The layout that is written, one of `data.writers.LAYOUTS`.
+        to: The layout that is written, one of `data.layouts.WRITABLE`.
         targets: Modalities that copies are moved into; None = all that the model knows.
         balance: Choose the targets so that, originals counted, all come as equally often as can be, instead of at random.
         exclude_own: Never move an image into the modality that it has.
@@ -100,7 +100,7 @@ def augment(
     Raises:
         InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
     """
-    place, layout = choose_device(device), layout_of(to)
+    place, layout = choose_device(device), writing_of(to)
     weights_file = find_weights(style, "style")
     weights = load_weights(weights_file, kind="style")
     model = style_from_weights(weights, str(weights_file), device=place)
@@ -146,14 +146,14 @@ def augment(
         seed=seed,
         annotated_only=layout.needs_labels,
     )
-    _check_names(named, planned, to)
+    _check_names(named, planned, layout)
     with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=place, precision="auto")
         work = _Work(run.path, layout, makers, weights, given, seed=seed, rgb=rgb or layout.needs_colour)
         if not run.is_finished():
             with deterministic(place):
                 refused += work.write(named, planned, progress)
-            work.finish(to, named)
+            work.finish(named)
             seen = seen_by(weights, arm_gate.judge if arm_gate else None)
             told = {"refused_images": refused, "seen": seen, **work.summary(model.modalities, arm_gate)}
             run.write_result({"format": 1, "verb": "augment", "seed": seed, **told})
@@ -164,7 +164,7 @@ def augment(
     return out
 
 
-def _check_names(dataset: Dataset, planned: Sequence[Sequence[_Copy]], to: str) -> None:
+def _check_names(dataset: Dataset, planned: Sequence[Sequence[_Copy]], layout: Writing) -> None:
     """Refuse images and copies whose files would overwrite each other, before anything is written.
 
     Raises:
@@ -178,8 +178,9 @@ def _check_names(dataset: Dataset, planned: Sequence[Sequence[_Copy]], to: str) 
     everything = [*dataset.records, *copies]
     check_unique(everything, "the ids of copies")
     check_file_names(everything)
-    for record in everything:
-        check_name(to, record)
+    if layout.check_name:
+        for record in everything:
+            layout.check_name(record)
 
 
 def plan(
@@ -262,7 +263,7 @@ class _Work:
     def __init__(
         self,
         folder: Path,
-        layout: Layout,
+        layout: Writing,
         makers: Mapping[str, StyleTransfer],
         weights: Weights,
         given: Mapping[str, str | None],
@@ -358,13 +359,14 @@ class _Work:
         with (self._folder / EXAMPLES).open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
 
-    def finish(self, to: str, dataset: Dataset) -> None:
+    def finish(self, dataset: Dataset) -> None:
         """Write what names all images, once they are there."""
         self._ledger.sort([record.id for record in dataset.records])
         records = self._ledger.records()
         write_manifest(self._folder / "manifest.csv", records)
-        copies = {row["id"] for row in self._ledger.rows if row["copy"] != "0"}
-        finish_layout(to, self._folder, records, copies)
+        if self._layout.finish:
+            copies = {row["id"] for row in self._ledger.rows if row["copy"] != "0"}
+            self._layout.finish(self._folder, records, copies)
 
     def summary(self, modalities: Sequence[str], gate: ArmGate | None) -> dict[str, Any]:
         """For `result.json`: how many images of each modality there are, and what the gate did."""

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nucstyle.core.errors import DatasetError
 from nucstyle.data.formats import Written
 from nucstyle.data.image_io import Array, write_labels, write_pixels
+from nucstyle.data.manifest import Record
 
 SUFFIX = "_masks"
 UNANNOTATED = "unannotated"
@@ -24,3 +26,14 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
     masks = place / f"{name}{SUFFIX}.tif"
     write_labels(masks, labels)
     return Written(image, masks)
+
+
+def check_name(record: Record) -> None:
+    """Refuse an id that Cellpose would take for labels.
+
+    Raises:
+        DatasetError: With the image named.
+    """
+    if record.id.endswith(SUFFIX):
+        msg = f"{record.image}: Cellpose takes names that end in {SUFFIX} for labels; rename the image"
+        raise DatasetError(msg)

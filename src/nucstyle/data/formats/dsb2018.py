@@ -14,11 +14,12 @@ from nucstyle.data.image_io import IMAGE_SUFFIXES, Array, read_mask, write_pixel
 from nucstyle.data.manifest import Record
 
 
-def matches(folder: Path) -> bool:
-    """Whether some sub-folder holds an `images` folder, and the folder itself none: that is the layout of pairs."""
-    return not (folder / "images").is_dir() and any(
-        (entry / "images").is_dir() for entry in folder.iterdir() if entry.is_dir()
-    )
+def evidence(path: Path) -> str | None:
+    """Some sub-folder holds an `images` folder, and the folder itself none: that is the layout of pairs."""
+    if not path.is_dir() or (path / "images").is_dir():
+        return None
+    held = next((entry for entry in sorted(path.iterdir()) if (entry / "images").is_dir()), None)
+    return f"{held.name}/images is a folder of its own" if held else None
 
 
 def index(folder: Path) -> list[Record]:

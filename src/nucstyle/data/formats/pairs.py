@@ -15,9 +15,13 @@ from nucstyle.data.manifest import Record
 _LABEL_FOLDERS = ("labels", "masks")
 
 
-def matches(folder: Path) -> bool:
-    """Whether the folder holds `images/` or images themselves."""
-    return (folder / "images").is_dir() or any(_images(folder))
+def evidence(path: Path) -> str | None:
+    """The folder holds `images/`, or images themselves."""
+    if not path.is_dir():
+        return None
+    if (path / "images").is_dir():
+        return "it holds images/"
+    return "images lie in it" if _images(path) else None
 
 
 def _images(folder: Path) -> list[Path]:

@@ -1,0 +1,99 @@
+"""The layouts of data sets on disk: how each is recognised, listed and written. Each has a file in `formats/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from nucstyle.core.errors import DatasetError, OptionError
+from nucstyle.data.formats import Writer, cellpose, dsb2018, nnunet, pairs, stardist
+from nucstyle.data.manifest import Record
+
+MANIFEST = "manifest"
+"""The layout that is a `manifest.csv`, which says everything itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a layout is recognised and listed."""
+
+    evidence: Callable[[Path], str | None]
+    """What in a folder or file speaks for this layout, in words; None = nothing."""
+    index: Callable[[Path], list[Record]]
+    """Lists the images; reads names, and of files that describe many images their contents, but no pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """How a layout is written."""
+
+    write: Writer
+    """Writes one image."""
+    finish: Callable[[Path, Sequence[Record], Set[str]], None] | None = None
+    """Writes what the layout has beside its images, once all are there: of the folder, all images as they were written (copies
+    have the field of view of their image), and the ids of those that are restyled copies."""
+    check_name: Callable[[Record], None] | None = None
+    """Refuses an id that its program would take for something else."""
+    needs_labels: bool = False
+    """Whether its program refuses images without labels among those it trains on."""
+    needs_colour: bool = False
+    """Whether all images must have three channels."""
+
+
+# The order is that of recognition: from what is told by many signs to what is told by few.
+_READINGS: Mapping[str, Reading] = {
+    "dsb2018": Reading(evidence=dsb2018.evidence, index=dsb2018.index),
+    "pairs": Reading(evidence=pairs.evidence, index=pairs.index),
+}
+_WRITINGS: Mapping[str, Writing] = {
+    "pairs": Writing(write=pairs.write),
+    "dsb2018": Writing(write=dsb2018.write),
+    "cellpose": Writing(write=cellpose.write, check_name=cellpose.check_name, needs_labels=True),
+    "stardist": Writing(write=stardist.write, needs_labels=True),
+    "nnunet": Writing(write=nnunet.write, finish=nnunet.finish, needs_labels=True, needs_colour=True),
+}
+READABLE = (*_READINGS, MANIFEST)
+"""Names for `--format`."""
+WRITABLE = tuple(_WRITINGS)
+"""Names for `--to`."""
+
+
+def index_as(name: str, path: Path) -> list[Record]:
+    """The images of a folder or file that is of a layout other than a manifest.
+
+    Raises:
+        DatasetError: It is not of this layout, or its parts do not fit each other.
+    """
+    return _READINGS[name].index(path)
+
+
+def recognise(path: Path) -> tuple[str, str] | None:
+    """The layout of a folder or file that is no manifest, and what speaks for it in words; None = of none that is known."""
+    for name, reading in _READINGS.items():
+        if reason := reading.evidence(path):
+            return name, reason
+    return None
+
+
+def writing_of(name: str) -> Writing:
+    """How a layout is written.
+
+    Raises:
+        OptionError: There is none.
+    """
+    if name not in WRITABLE:
+        msg = f"--to {name}: unknown; known: {', '.join(WRITABLE)}"
+        raise OptionError(msg)
+    return _WRITINGS[name]
+
+
+def check_readable(name: str) -> None:
+    """Refuse the name of a layout that cannot be read.
+
+    Raises:
+        DatasetError: With those that can.
+    """
+    if name not in READABLE:
+        msg = f"--format {name}: unknown; known: {', '.join(READABLE)}"
+        raise DatasetError(msg)
