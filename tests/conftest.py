@@ -53,7 +53,7 @@ def draw_field(
     return image.clip(0, 255).astype(np.uint8), np.searchsorted(np.r_[0, present], labels).astype(np.int32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def field():
     """`field(number, stained=..., size=...)` draws a synthetic field."""
     return draw_field

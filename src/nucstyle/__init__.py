@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nucstyle.segmentation.tiling import segment
     from nucstyle.segmentation.tta import TestTimeAugmentation
     from nucstyle.style.model import StyleModel
+    from nucstyle.workflows.compare import compare
     from nucstyle.workflows.evaluate import evaluate
     from nucstyle.workflows.load import load_judge, load_segmenter, load_style
     from nucstyle.workflows.train_segmenter import train_segmenter
@@ -64,6 +65,7 @@ _HOMES = {
     "TestTimeAugmentation": "segmentation.tta",
     "TrainingError": "core.errors",
     "WeightsError": "core.errors",
+    "compare": "workflows.compare",
     "dsb_score": "metrics.dsb",
     "evaluate": "workflows.evaluate",
     "load_judge": "workflows.load",
@@ -100,6 +102,7 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "__version__",
+    "compare",
     "dsb_score",
     "evaluate",
     "load_judge",

@@ -385,6 +385,83 @@ def train_segmenter(
 
 
 @app.command()
+def compare(
+    data: Data,
+    out: Out,
+    arms: Annotated[
+        str, typer.Option(metavar="ARM,...", help="What is compared; see --augment of train-segmenter.")
+    ] = "none,recolour,style,style+colour",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each arm.")] = 3,
+    protocol: Annotated[
+        str, typer.Option(help="full: all training masks; transfer: those of --annotated alone.")
+    ] = "full",
+    annotated: Annotated[
+        str | None, typer.Option(metavar="MODALITY,...", help="Of transfer [default: the largest modality].")
+    ] = None,
+    recipe: Recipe = "lite",
+    set_: Set = None,
+    style: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE|RUN", help="Style weights, for arms with style.")
+    ] = None,
+    gate: UseGate = True,
+    judge: GateJudge = "dsb2018",
+    trunk: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a ResNet-101.")] = None,
+    on: Annotated[str, typer.Option("--on", help="Sum up the scores of validation or test.")] = "validation",
+    tta: Annotated[str, typer.Option(metavar="MODE,...", help="Test-time augmentation; see predict.")] = "none,fast",
+    cells: Annotated[
+        str | None, typer.Option(metavar="ARM:SEED,...", help="Work at these alone, the rest elsewhere or later.")
+    ] = None,
+    test: Annotated[str | None, typer.Option(metavar="DATA", help="Score on other annotated images as well.")] = None,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights/--drop-weights", help="Of a cell that is scored.")
+    ] = True,
+    device: Device = "auto",
+    format_: Format = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train arms with several seeds alike, and say how much they differ."""
+    with _verb() as progress:
+        from nucstyle.core.config import to_table
+        from nucstyle.report.comparison import arm_table, difference_table
+        from nucstyle.workflows import compare as workflow
+        from nucstyle.workflows import recipes
+
+        if dry_run:
+            _print_config(to_table(recipes.segmenter_recipe(recipe, set_ or [])))
+            return
+        with progress:
+            result = workflow.compare(
+                data,
+                out,
+                progress=progress,
+                arms=_names(arms) or [],
+                seeds=seeds,
+                protocol=protocol,
+                annotated=_names(annotated),
+                recipe=recipe,
+                overrides=set_ or [],
+                style=style,
+                gate=gate,
+                judge=judge,
+                trunk=trunk,
+                on=on,
+                tta=_names(tta) or [],
+                cells=_names(cells),
+                test=test,
+                keep_weights=keep_weights,
+                device=device,
+                format=format_,
+                resume=resume,
+                overwrite=overwrite,
+            )
+        for table in (arm_table(result), difference_table(result)):
+            _print_table(table)
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command()
 def predict(
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, file, glob in quotes, or manifest.csv.")],
     out: Out = Path("predicted"),

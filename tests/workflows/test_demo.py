@@ -33,7 +33,7 @@ def test_the_run_folder_holds_exactly_what_is_promised(tiny_demo):
     }
     for cell in cell_folders(tiny_demo).values():
         assert sorted(path.name for path in (cell / "checkpoints").iterdir()) == ["step-000004", "step-000008"]
-        assert len(list((cell / "tta-none" / "predictions").glob("*_labels.tif"))) == 12
+        assert len(list((cell / "validation" / "tta-none" / "predictions").glob("*_labels.tif"))) == 12
 
 
 def test_the_numbers_are_those_of_the_written_label_files(tiny_demo):
@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_the_written_label_files(tiny_demo):
             assert reported["n_images"] == len(truth) == 12
             scores = {}
             for image_id, labels in truth.items():
-                found = read_labels(cell / f"tta-{tta}" / "predictions" / f"{image_id}_labels.tif")
+                found = read_labels(cell / "validation" / f"tta-{tta}" / "predictions" / f"{image_id}_labels.tif")
                 scores[image_id] = dsb_score(labels.numpy(), found.numpy()).dsb_score
             assert reported["images"] == pytest.approx(scores, abs=0)
             assert reported["dsb_score"] == pytest.approx(sum(scores.values()) / 12)
@@ -62,7 +62,7 @@ def test_the_scores_of_modalities_are_means_over_their_images(tiny_demo):
 
 
 def test_every_prediction_has_the_size_of_its_image(tiny_demo):
-    predictions = cell_folders(tiny_demo)["style"] / "tta-none" / "predictions"
+    predictions = cell_folders(tiny_demo)["style"] / "validation" / "tta-none" / "predictions"
     for record in open_dataset(sample_folder()).part("validation").records:
         with Image.open(record.image) as image:
             assert tuple(read_labels(predictions / f"{record.id}_labels.tif").shape) == image.size[::-1]

@@ -90,7 +90,7 @@ def test_evaluate_gives_one_to_the_truth_itself(run_verb, write_pairs, tmp_path)
 
 
 def test_the_table_of_objects_describes_the_label_files(run_verb, tiny_demo, tmp_path):
-    folder = tiny_demo / "full" / "none" / "seed-0" / "tta-none"
+    folder = tiny_demo / "full" / "none" / "seed-0" / "validation" / "tta-none"
     with (folder / "objects.csv").open() as file:
         reader = csv.DictReader(file)
         rows = list(reader)

@@ -50,6 +50,7 @@ class RunFolder:
         resume: bool = False,
         overwrite: bool = False,
         inputs: Iterable[Path] = (),
+        patience_s: float = 0,
     ) -> Self:
         """Create a run folder, or go on in one.
 
@@ -59,6 +60,7 @@ class RunFolder:
             resume: Go on in a run of the same config.
             overwrite: Delete an older run first; only a folder that holds our `config.toml` is ever deleted.
             inputs: Files and folders that the verb reads, which the run must not sit on.
+            patience_s: How long to wait for another process that has the folder open.
 
         Raises:
             RunFolderError: The folder holds something else, is in use, cannot be written, or is one of the inputs.
@@ -66,7 +68,7 @@ class RunFolder:
         check_target(path, resume=resume, overwrite=overwrite, inputs=inputs)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, FileLock(path / _LOCK, timeout=0))
+            run = cls(path, FileLock(path / _LOCK, timeout=patience_s))
             run._lock.acquire()
         except Timeout:
             msg = f"{path}: in use by another nucstyle process; wait for it or choose another --out"
@@ -199,14 +201,18 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to go on in a run of another config, naming the first key that differs."""
+    found = first_difference(old, new)
+    if found is not None:
+        key, before, after = found
+        msg = f"{path}: cannot resume, {key} was {before!r} and is now {after!r}; give the old value or start a new run"
+        raise RunFolderError(msg)
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first key, dotted, in which two configs differ once they are written, with both values; None where they agree."""
     before, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            msg = (
-                f"{path}: cannot resume, {key} was {before.get(key)!r} and is now {after.get(key)!r}; "
-                "give the old value or start a new run"
-            )
-            raise RunFolderError(msg)
+    differing = (key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key))
+    return next(((key, before.get(key), after.get(key)) for key in differing), None)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

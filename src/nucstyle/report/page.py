@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nucstyle.data.run_folder import REPORT, read_config, write_text
-from nucstyle.report import sections
+from nucstyle.report import comparison, sections
 from nucstyle.report.sections import Section
 
 _TITLES = {
@@ -22,6 +22,7 @@ _TITLES = {
     "cell": "Training of a segmenter",
     "predict": "Nuclei found",
     "evaluate": "Scores of predictions",
+    "compare": "Comparison of augmentations",
 }
 _SECTIONS: dict[str, Callable[[Path], Section]] = {
     "discover": sections.discover,
@@ -33,6 +34,7 @@ _SECTIONS: dict[str, Callable[[Path], Section]] = {
     "cell": sections.train_segmenter,
     "predict": sections.predict,
     "evaluate": sections.evaluate,
+    "compare": comparison.compare,
 }
 
 

@@ -544,7 +544,7 @@ def demo(run: Path) -> tuple[Section, ...]:
 def _arm(arm: str, cell: Path, result: Mapping[str, Any], tta: str) -> Section:
     scores = result["arms"][arm]["seeds"][str(result["seed"])][tta]
     name = "without style augmentation" if arm == "none" else f"with {arm} augmentation"
-    pictures = _extremes(cell / f"tta-{tta}", scores, best=False)
+    pictures = _extremes(cell / "validation" / f"tta-{tta}", scores, best=False)
     return Section(f"Arm {arm!r}: worst and median image {name}", (f"TTA {tta}. {_CONTOURS}",), pictures=pictures)
 
 

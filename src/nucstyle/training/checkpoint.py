@@ -87,6 +87,11 @@ def latest_checkpoint(run: Path, warnings: list[str]) -> Checkpoint | None:
     return None
 
 
+def drop_checkpoints(run: Path) -> None:
+    """Delete the checkpoints of a run that will not go on."""
+    shutil.rmtree(run / _FOLDER, ignore_errors=True)
+
+
 def _folders(run: Path) -> list[Path]:
     """Oldest first, by number: past a million steps the names no longer sort."""
     folders = (folder for folder in (run / _FOLDER).glob("step-*") if folder.suffix != ".part")

@@ -165,18 +165,20 @@ class SegmenterBatches:
         stages = self._recipe.training.stages
         mosaic_p = stages[stage].mosaic_p if stages else 0.0
         is_mosaic = mosaic_p > 0 and rng.chance(mosaic_p, generator)
-        sample = augment_in_order(sample, self._fields, generator)
+        # What an arm draws must not move the crops: with the same seed all arms of a comparison see the same ones.
+        apart = rng.generator(self._seed, turn, sample.id, "field")
+        sample = augment_in_order(sample, self._fields, apart)
         if is_mosaic:
-            sample = self._mosaic(sample, stage, generator)
+            sample = self._mosaic(sample, stage, generator, apart)
         augmented = augment_in_order(sample, self._chains[stage], generator)
         return augmented.image, to_detection_target(augmented, min_side_px=self._recipe.training.min_side_px)
 
-    def _mosaic(self, sample: Sample, stage: int, generator: Generator) -> Sample:
+    def _mosaic(self, sample: Sample, stage: int, generator: Generator, apart: Generator) -> Sample:
         """The sample and three others, as likely as in a batch; all are training images, since there are no others here."""
         chances = self._chances(stage)
         chances = torch.ones(len(self._samples)) if chances is None else chances
         chosen = torch.multinomial(chances, 3, replacement=True, generator=generator).tolist()
-        one, two, three = (augment_in_order(self._samples[index], self._fields, generator) for index in chosen)
+        one, two, three = (augment_in_order(self._samples[index], self._fields, apart) for index in chosen)
         return mosaic((sample, one, two, three), self._recipe.training.stages[stage].mosaic_side_px)
 
     def _choose(self, position: int, stage: int) -> tuple[int, int]:

@@ -124,13 +124,13 @@ def parts_of(name: str) -> tuple[str, ...]:
     parts = tuple(name.split("+"))
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
-        msg = f"--augment {name}: {unknown[0]!r} is unknown; known: {NONE}, or one or more of {', '.join(PARTS)} joined by +"
+        msg = f"arm {name}: {unknown[0]!r} is unknown; known: {NONE}, or one or more of {', '.join(PARTS)} joined by +"
         raise OptionError(msg)
     if len(set(parts)) < len(parts):
-        msg = f"--augment {name}: a part stands twice; name each once"
+        msg = f"arm {name}: a part stands twice; name each once"
         raise OptionError(msg)
     if any("colour" in parts[:place] for place, part in enumerate(parts) if part in ("recolour", "style")):
-        msg = f"--augment {name}: colour may invert an image, so it comes after recolour and style"
+        msg = f"arm {name}: colour may invert an image, so it comes after recolour and style"
         raise OptionError(msg)
     return parts
 
@@ -176,7 +176,7 @@ def make_arm(
     """
     check_arm(name, style)
     if references is not None and len(references.modalities) < 2:
-        msg = f"--augment {name} takes images of another modality for its example, but all are of {references.modalities[0]}"
+        msg = f"arm {name} takes images of another modality for its example, but all are of {references.modalities[0]}"
         raise OptionError(msg)
     augmentations: list[Augmentation] = []
     weights = None

@@ -15,17 +15,14 @@ from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset
-from nucstyle.data.run_folder import RunFolder, check_target, read_json
-from nucstyle.metrics.summary import summarise
+from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.report.page import write_report
-from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows.arms import gate_result, make_arm, make_gate
+from nucstyle.workflows.arms import make_arm, make_gate
+from nucstyle.workflows.cells import VALIDATION, Scoring, cell_folder, run_cell
 from nucstyle.workflows.discover import DiscoverConfig, Discovery, find_modalities, write_discovery
-from nucstyle.workflows.evaluate import largest_modality, score_files
-from nucstyle.workflows.load import load_segmenter
-from nucstyle.workflows.predict import predict_into
+from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.recipes import segmenter_recipe, style_recipe
-from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter
+from nucstyle.workflows.train_segmenter import SegmenterRun
 from nucstyle.workflows.train_style import StyleRun, fit_style
 
 PROTOCOL = "full"
@@ -101,7 +98,7 @@ def demo(
         _train_style(run.path / "style", named, found, config, seed, place, progress)
         arms: dict[str, Any] = {}
         for arm in config.arms:
-            cell = run.path / PROTOCOL / arm / f"seed-{seed}"
+            cell = cell_folder(run.path / PROTOCOL, arm, seed)
             scores = _run_cell(cell, named, arm, run.path / "style", config, seed, place, progress)
             arms[arm] = {"seeds": {str(seed): scores}}
         result = {
@@ -164,29 +161,7 @@ def _run_cell(
         precision=precision,
     )
     train, validation = dataset.part("train", keep=True), dataset.part("validation", keep=True)
-    segmenter_run = SegmenterRun(train, made, recipe, seed, device)
-    with RunFolder.open(path, segmenter_run.config("cell"), resume=True) as run:
-        if not run.is_finished():
-            fit_segmenter(run, segmenter_run, progress=progress)
-            segmenter = load_segmenter(run.path, device=device, precision=precision)
-            modalities = {record.id: record.modality for record in validation.records}
-            scores = {}
-            for tta in config.tta:
-                folder = run.path / f"tta-{tta}"
-                stage = f"predict ({arm}, tta {tta})"
-                predict_into(folder, validation, segmenter, TestTimeAugmentation(tta), progress=progress, stage=stage)
-                found = score_files(validation, folder / "predictions", progress=progress)
-                scores[tta] = summarise(found, modalities, largest_modality(dataset))
-            run.write_result(
-                {
-                    "format": 1,
-                    "verb": "cell",
-                    "seed": seed,
-                    "recipe": recipe.name,
-                    "arm": arm,
-                    "scores": scores,
-                    **gate_result(made),
-                }
-            )
-        cell: Mapping[str, Any] = read_json(run.path / "result.json")["scores"]
+    scoring = Scoring({VALIDATION: validation}, config.tta, largest_modality(dataset))
+    result = run_cell(path, SegmenterRun(train, made, recipe, seed, device), scoring, progress=progress)
+    cell: Mapping[str, Any] = result["scores"][VALIDATION]
     return cell

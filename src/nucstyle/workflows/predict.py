@@ -142,16 +142,19 @@ def predict_into(
     *,
     diameter_px: float | None = None,
     restyle: StyleTransfer | None = None,
+    pictures: bool = True,
     progress: Progress,
     stage: str,
 ) -> tuple[dict[str, dict[str, int]], list[str]]:
     """Predict every image of a data set into a folder; with `restyle`, the nuclei are sought in what it makes of the image.
 
+    Without `pictures` neither previews nor overlays are written: label files are a hundredth of their size.
+
     Returns:
         By id the number of nuclei, and the side of the tiles where memory asked for smaller ones; and one line for each image
         that could not be used.
     """
-    for name in ("predictions", "samples"):
+    for name in ("predictions", "samples") if pictures else ("predictions",):
         (folder / name).mkdir(parents=True, exist_ok=True)
     counts: dict[str, dict[str, int]] = {}
     refused: list[str] = []
@@ -167,7 +170,7 @@ def predict_into(
                 else:
                     shown = sample if restyle is None else restyle(sample, seed=derive_seed("predict", sample.id))
                     decoded, tile_px = _segmented(segmenter, shown, tta, diameter_px=diameter_px, progress=progress)
-                    _write_one(folder, sample, decoded)
+                    _write_one(folder, sample, decoded, pictures=pictures)
                     rows.extend(_object_rows(sample, decoded))
                     if decoded.is_capped:
                         most = segmenter.config.max_nuclei
@@ -251,9 +254,11 @@ def _segmented(
         segmenter.inference = before
 
 
-def _write_one(folder: Path, sample: Sample, decoded: Decoded) -> None:
+def _write_one(folder: Path, sample: Sample, decoded: Decoded, *, pictures: bool) -> None:
     name = file_name(sample.id)
     write_labels(folder / "predictions" / f"{name}_labels.tif", decoded.labels)
+    if not pictures:
+        return
     write_png(folder / "predictions" / f"{name}_preview.png", colour_labels(decoded.labels))
     write_png(folder / "samples" / f"{name}_overlay.png", draw_overlay(sample.image, sample.labels, decoded.labels))
 

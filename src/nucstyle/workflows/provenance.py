@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from nucstyle.core.errors import OptionError
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import LOG, read_log
 from nucstyle.data.weights import Weights
@@ -70,3 +71,24 @@ def seen_by(*weights: Weights | None) -> dict[str, list[str]]:
     """The ids that models had seen, `trained_on`, and those whose masks they had seen, `masks_seen`."""
     known = [one.metadata for one in weights if one is not None]
     return {name: sorted(set().union(*(one.get(name, ()) for one in known))) for name in ("trained_on", "masks_seen")}
+
+
+def check_unseen(ids: Collection[str], what: str, weights: Mapping[str, Weights | None]) -> None:
+    """Refuse weights that have seen images which are to be scored, with masks or without.
+
+    Args:
+        ids: Of the images.
+        what: Which images these are, for the message.
+        weights: Of the models that take part, by the option that they were given by.
+
+    Raises:
+        OptionError: With an image named.
+    """
+    for option, one in weights.items():
+        seen = set(ids) & set().union(*seen_by(one).values())
+        if seen:
+            msg = (
+                f"{option}: these weights were trained with {len(seen)} of the {what} images, {min(seen)} among them; "
+                "give weights that were trained on the part train alone"
+            )
+            raise OptionError(msg)

@@ -202,7 +202,7 @@ def train_segmenter(
     needs_names = annotated is not None or takes_examples(augment)
     # The division does not depend on the seed: runs of a comparison must agree on it.
     named = name_images(dataset, Path(data), k=None, seed=0, progress=progress) if needs_names else None
-    train, validation = _visible(dataset, named, annotated, progress)
+    train, validation = visible_parts(dataset, named, annotated, progress)
     check_settings(settled, train, start, progress)
     with_examples = named if takes_examples(augment) else None
     precision = resolve_precision(settled.training.precision, place)
@@ -266,10 +266,10 @@ def train_segmenter(
     return out
 
 
-def _visible(
+def visible_parts(
     dataset: Dataset, named: NamedImages | None, annotated: Sequence[str] | None, progress: Progress
 ) -> tuple[Dataset, Dataset]:
-    """The annotated images to learn from, and those to choose the best model by.
+    """The annotated images to learn from, and those to choose the best model by, their masks hidden as `annotated` says.
 
     Raises:
         DatasetError: There is none to learn from, or one is not annotated and has no other use.

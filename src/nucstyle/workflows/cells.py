@@ -1,0 +1,172 @@
+"""A cell of a comparison: one arm trained with one seed, images predicted, and the written label files scored.
+
+`demo` and `compare` train and score by this alone. `ARM/seed-N/` is a run folder with `PART/tta-MODE/predictions/`; its
+`result.json` says that it is finished: `scores` by part of the data and mode of test-time augmentation.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nucstyle.core.errors import RunFolderError
+from nucstyle.core.precision import Precision
+from nucstyle.core.protocols import Progress
+from nucstyle.data.dataset import Dataset
+from nucstyle.data.run_folder import CONFIG, RESULT, RunFolder, read_config, read_json
+from nucstyle.metrics.summary import summarise
+from nucstyle.segmentation.tta import TestTimeAugmentation
+from nucstyle.training.checkpoint import drop_checkpoints
+from nucstyle.workflows.arms import gate_result
+from nucstyle.workflows.evaluate import score_files
+from nucstyle.workflows.load import WEIGHTS, load_segmenter
+from nucstyle.workflows.predict import predict_into
+from nucstyle.workflows.selection import drop_measured
+from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter
+
+VALIDATION = "validation"
+"""The part that everything is chosen by."""
+TEST = "test"
+OTHER = "other"
+"""Images of another data set."""
+_PREFIX = "seed-"
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What every cell is scored on."""
+
+    parts: Mapping[str, Dataset]
+    """Annotated images by the name of their part."""
+    ttas: Sequence[str]
+    """Modes of test-time augmentation."""
+    largest: str | None
+    """The modality with the most training images; the others are the minority."""
+    pictures: bool = True
+    """Whether previews and overlays are written beside the label files."""
+
+    def missing(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(part, mode) that a cell has no scores of."""
+        scores = result.get("scores", {})
+        return [(part, tta) for part in self.parts for tta in self.ttas if tta not in scores.get(part, {})]
+
+
+def cell_folder(parent: Path, arm: str, seed: int) -> Path:
+    """The run folder of an arm and a seed."""
+    return parent / arm / f"{_PREFIX}{seed}"
+
+
+def predictions_folder(cell: Path, part: str, tta: str) -> Path:
+    """Where a cell's label files of a part lie."""
+    return cell / part / f"tta-{tta}"
+
+
+def is_finished(cell: Path) -> bool:
+    """Whether a cell is trained and scored, with or without its weights."""
+    return (cell / RESULT).is_file()
+
+
+def finished_cells(parent: Path) -> Iterator[tuple[str, int, Path]]:
+    """(arm, seed, folder) of every finished cell."""
+    for cell in sorted(parent.glob(f"*/{_PREFIX}*")):
+        seed = cell.name.removeprefix(_PREFIX)
+        if seed.isdecimal() and is_finished(cell) and (cell / CONFIG).is_file():
+            yield cell.parent.name, int(seed), cell
+
+
+def run_cell(cell: Path, segmenter_run: SegmenterRun, scoring: Scoring, *, progress: Progress) -> dict[str, Any]:
+    """Train a cell and score it.
+
+    Args:
+        cell: Its run folder; a training that was interrupted goes on.
+        segmenter_run: The training.
+        scoring: On what.
+        progress: Shown to the person.
+
+    Returns:
+        Its `result.json`.
+
+    Raises:
+        RunFolderError: The folder holds a cell of another config.
+        TrainingError, Interrupted: As the training.
+    """
+    with RunFolder.open(cell, segmenter_run.config("cell"), resume=True) as run:
+        if not run.is_finished():
+            fit_segmenter(run, segmenter_run, progress=progress)
+            result = {
+                "format": 1,
+                "verb": "cell",
+                "seed": segmenter_run.seed,
+                "recipe": segmenter_run.recipe.name,
+                "arm": segmenter_run.arm.name,
+                "scores": {},
+                **gate_result(segmenter_run.arm),
+            }
+            _score(run, result, scoring, segmenter_run.device, segmenter_run.precision, progress)
+    return read_json(cell / RESULT)
+
+
+def score_cell(cell: Path, scoring: Scoring, *, device: str, progress: Progress) -> dict[str, Any]:
+    """Score a finished cell on what it has not been scored on; its weights must be there if anything is missing.
+
+    Raises:
+        RunFolderError: They are not.
+    """
+    result = read_json(cell / RESULT)
+    if scoring.missing(result):
+        check_scorable(cell, scoring)
+        config = read_config(cell)
+        precision: Precision = config["precision"] if config["device"] == device.partition(":")[0] else "auto"
+        with RunFolder.open(cell, config, resume=True) as run:
+            _score(run, result, scoring, device, precision, progress)
+    return read_json(cell / RESULT)
+
+
+def check_scorable(cell: Path, scoring: Scoring) -> None:
+    """Refuse a finished cell whose weights are gone where they are needed.
+
+    Raises:
+        RunFolderError: With what is missing.
+    """
+    missing = scoring.missing(read_json(cell / RESULT)) if is_finished(cell) else []
+    if missing and not (cell / WEIGHTS).is_file():
+        part, tta = missing[0]
+        msg = (
+            f"{cell}: finished, but not scored on {part} with tta {tta}, and its {WEIGHTS} is gone; bring it back, "
+            "or remove the folder to train the cell again"
+        )
+        raise RunFolderError(msg)
+
+
+def drop_training_state(cell: Path, *, keep_weights: bool) -> None:
+    """Delete what only an unfinished training needs, and the weights unless they are kept."""
+    drop_checkpoints(cell)
+    drop_measured(cell)
+    if not keep_weights:
+        (cell / WEIGHTS).unlink(missing_ok=True)
+
+
+def _score(
+    run: RunFolder, result: dict[str, Any], scoring: Scoring, device: str, precision: Precision, progress: Progress
+) -> None:
+    """Predict and score what is missing, and write the result."""
+    segmenter = load_segmenter(run.path, device=device, precision=precision)
+    for part, tta in scoring.missing(result):
+        dataset, folder = scoring.parts[part], predictions_folder(run.path, part, tta)
+        shutil.rmtree(folder, ignore_errors=True)
+        predict_into(
+            folder,
+            dataset,
+            segmenter,
+            TestTimeAugmentation(tta),
+            pictures=scoring.pictures,
+            progress=progress,
+            stage=f"predict ({result['arm']}, {part}, tta {tta})",
+        )
+        scores = score_files(dataset, folder / "predictions", progress=progress)
+        modalities = {record.id: record.modality for record in dataset.records}
+        result["scores"].setdefault(part, {})[tta] = summarise(scores, modalities, scoring.largest)
+    run.write_result(result)

@@ -1,0 +1,424 @@
+"""`compare`: arms x seeds, all trained alike, scored, and summed up with intervals (paper, table 1; docs/method.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from nucstyle.augment.references import References
+from nucstyle.core.errors import DatasetError, OptionError, RunFolderError, TrainingError
+from nucstyle.core.installation import choose_device
+from nucstyle.core.precision import resolve_precision
+from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.ledger import seen_in_making
+from nucstyle.data.manifest import check_file_names
+from nucstyle.data.run_folder import RunFolder, check_target, first_difference, read_config
+from nucstyle.data.weights import Weights, load_weights
+from nucstyle.report.page import write_report
+from nucstyle.segmentation.tta import TestTimeAugmentation
+from nucstyle.training.segmenter_trainer import SegmenterRecipe
+from nucstyle.workflows.arms import NONE, ArmGate, make_arm, make_gate, measure_references, parts_of, takes_examples
+from nucstyle.workflows.cells import (
+    OTHER,
+    TEST,
+    VALIDATION,
+    Scoring,
+    cell_folder,
+    check_scorable,
+    drop_training_state,
+    finished_cells,
+    is_finished,
+    run_cell,
+    score_cell,
+)
+from nucstyle.workflows.comparison import describe_images, sum_up
+from nucstyle.workflows.evaluate import largest_modality
+from nucstyle.workflows.load import find_weights
+from nucstyle.workflows.named import NamedImages, check_masks_seen, name_images, with_modalities
+from nucstyle.workflows.provenance import check_unseen, data_fingerprint
+from nucstyle.workflows.recipes import segmenter_recipe
+from nucstyle.workflows.train_segmenter import SegmenterRun, check_settings, visible_parts
+from nucstyle.workflows.trunk import TrunkSource, settle_trunk
+
+ARMS = ("none", "recolour", "style", "style+colour")
+PROTOCOLS = ("full", "transfer")
+_SHARED = ("data", "recipe", "trunk_sha256")
+"""Of `config.toml`: what all cells of a protocol have alike."""
+_PATIENCE_S = 120
+"""Others that work in the same run hold it for seconds only."""
+
+Key = tuple[str, int]
+"""A cell: an arm and a seed."""
+
+
+def compare(
+    data: Path | str,
+    out: Path,
+    *,
+    progress: Progress = SILENT,
+    arms: Sequence[str] = ARMS,
+    seeds: int = 3,
+    protocol: str = "full",
+    annotated: Sequence[str] | None = None,
+    recipe: str = "lite",
+    overrides: Sequence[str] = (),
+    style: Path | str | None = None,
+    gate: bool = True,
+    judge: Path | str | None = "dsb2018",
+    trunk: Path | str | None = None,
+    on: str = VALIDATION,
+    tta: Sequence[str] = ("none", "fast"),
+    cells: Sequence[str] | None = None,
+    test: Path | str | None = None,
+    keep_weights: bool = True,
+    device: str = "auto",
+    format: str | None = None,  # noqa: A002
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Train every arm with every seed, from the same weights, on the same crops, for as many steps; score all; sum up.
+
+    Args:
+        data: A folder, file, glob or manifest, divided into train, validation and test.
+        out: The run folder: a cell in `PROTOCOL/ARM/seed-N/`, `PROTOCOL/result.json` and `report.html` over the finished ones.
+        progress: Shown to the person.
+        arms: See `arms`.
+        seeds: How many; they are 0, 1, ...
+        protocol: `full`: all training masks. `transfer`: those of `annotated` alone; images of the others lend their colours.
+        annotated: Modalities whose masks may be used in `transfer`; None = the one with the most training images.
+        recipe: Of the segmenter: name or file.
+        overrides: `key=value` on top of it.
+        style: Style weights for arms with `style`: a name, a file or a run.
+        gate: Whether restyled crops that lost their nuclei are drawn again.
+        judge: Weights of the network that looks for new nuclei then; None = none does.
+        trunk: A file with the weights of a ResNet-101, for recipes with one.
+        on: The part whose scores are summed up: `validation` or `test`. Validation images are always scored: the arm without a
+            GAN that the others are compared to is chosen by them.
+        tta: Modes of test-time augmentation.
+        cells: `ARM:SEED` of the cells to work at; None = all. The summary is over all that are finished.
+        test: Another annotated data set to score every cell on.
+        keep_weights: Whether weights stay once a cell is scored; checkpoints do not.
+        device: `auto`, `cpu`, `cuda`, ...
+        format: Layout of the data; None = find out.
+        resume: Go on in `out`; finished cells are not trained again.
+        overwrite: Replace a comparison in `out`.
+
+    Returns:
+        What `PROTOCOL/result.json` holds.
+
+    Raises:
+        InputError: The data or the options are at fault, among them a style model that has seen what is scored or hidden.
+        TrainingError: The losses of some cells do not stay finite; the others are done.
+        Interrupted: A signal; `resume` goes on.
+    """
+    place, folder = choose_device(device), out / protocol
+    chosen = choose_cells(arms, seeds, cells)
+    _check_options(arms, protocol, annotated, on, tta, style)
+    settled = segmenter_recipe(recipe, overrides)
+    settled, source = settle_trunk(settled, trunk, start=None, run=folder if resume else None, progress=progress)
+    dataset = open_dataset(data, format=format)
+    check_file_names(dataset.records)
+    other = _other_images(test, dataset)
+    given = [Path(one) for one in (style, judge, trunk, test) if one is not None and Path(one).exists()]
+    inputs = [Path(data), Path(recipe), *given, *dataset.files, *(other.files if other is not None else ())]
+    check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
+    named = name_images(dataset, Path(data), k=None, seed=0, progress=progress)
+    largest = largest_modality(named.images)
+    if protocol == "transfer" and annotated is None:
+        annotated = [largest or ""]
+    train, validation = visible_parts(dataset, named, annotated, progress)
+    check_settings(settled, train, None, progress)
+    scoring = Scoring(_scored_parts(dataset, named, other, on, progress), tta, largest, pictures=False)
+    styled, seeing = _models(style, gate, judge, named, annotated, place, settled, progress)
+    models = {"--style": styled, "--judge": seeing.judge if seeing is not None else None}
+    check_masks_seen(named, annotated, models)
+    for part in (VALIDATION, TEST):
+        check_unseen([record.id for record in dataset.records if record.split == part], part, models)
+    check_unseen([record.id for record in other.records] if other is not None else [], "--test", models)
+    comparison = _Comparison(
+        named=named,
+        train=train,
+        validation=validation,
+        recipe=settled,
+        trunk=source,
+        style=style,
+        style_weights=styled,
+        gate=seeing,
+        device=place,
+        made_by=seen_in_making(Path(data)),
+        protocol=protocol,
+        annotated=annotated,
+        references=cache(lambda: measure_references(named)),
+    )
+    if not all(is_finished(cell_folder(folder, *key)) for key in chosen):
+        train.read_all(progress)
+        validation.read_all(progress)
+    with RunFolder.open(
+        out,
+        {"verb": "compare", "data": data_fingerprint(dataset)},
+        resume=resume,
+        overwrite=overwrite,
+        inputs=inputs,
+        patience_s=_PATIENCE_S,
+    ) as run:
+        run.write_environment(device=place, precision=comparison.precision)
+        named.write(run, seed=0)
+    return _work(out, comparison, scoring, chosen, on=on, keep_weights=keep_weights, progress=progress)
+
+
+def choose_cells(arms: Sequence[str], seeds: int, cells: Sequence[str] | None) -> list[Key]:
+    """The cells to work at, seed by seed, so that an interrupted comparison compares something.
+
+    Raises:
+        OptionError: No arm, an arm twice, or a cell that is none of them.
+    """
+    if not arms or len(set(arms)) < len(arms) or seeds < 1:
+        msg = f"--arms {','.join(arms)} --seeds {seeds}: one arm and one seed at least, and every arm once"
+        raise OptionError(msg)
+    every = [(arm, seed) for seed in range(seeds) for arm in arms]
+    if cells is None:
+        return every
+    named = {f"{arm}:{seed}": (arm, seed) for arm, seed in every}
+    unknown = [one for one in cells if one not in named]
+    if unknown:
+        msg = f"--cells {unknown[0]}: none of the cells of --arms and --seeds; there are {', '.join(named)}"
+        raise OptionError(msg)
+    return [key for name, key in named.items() if name in cells]
+
+
+def _check_options(
+    arms: Sequence[str],
+    protocol: str,
+    annotated: Sequence[str] | None,
+    on: str,
+    ttas: Sequence[str],
+    style: Path | str | None,
+) -> None:
+    """Refuse what cannot be meant, before anything is read."""
+    if protocol not in PROTOCOLS:
+        msg = f"--protocol {protocol}: use one of {', '.join(PROTOCOLS)}"
+        raise OptionError(msg)
+    if protocol == "full" and annotated is not None:
+        msg = "--annotated hides masks, and the protocol full uses all; give --protocol transfer with it"
+        raise OptionError(msg)
+    if on not in (VALIDATION, TEST):
+        msg = f"--on {on}: use {VALIDATION} or {TEST}"
+        raise OptionError(msg)
+    for one in ttas:
+        TestTimeAugmentation(one)
+    with_style = [arm for arm in arms if "style" in parts_of(arm)]
+    if bool(with_style) != (style is not None):
+        msg = "an arm with style (among --arms) and --style NAME|FILE|RUN belong together; give both or neither"
+        raise OptionError(msg)
+
+
+def _other_images(test: Path | str | None, dataset: Dataset) -> Dataset | None:
+    """The annotated images of `--test`; images that nobody annotated, such as those that DSB 2018 ignores, are left out.
+
+    Raises:
+        DatasetError: There is none, or one is among the data that is trained on.
+    """
+    if test is None:
+        return None
+    other = open_dataset(test).annotated()
+    check_file_names(other.records)
+    if not len(other):
+        msg = f"{test}: no annotated image in it, so --test has nothing to score; use predict"
+        raise DatasetError(msg)
+    used = {record.id for record in dataset.records if record.split != TEST}
+    both = sorted(used.intersection(record.id for record in other.records))
+    if both:
+        msg = f"{test}: {len(both)} of its images are trained on or chosen by, {both[0]} among them; leave them out of --test"
+        raise DatasetError(msg)
+    return other
+
+
+def _scored_parts(
+    dataset: Dataset, named: NamedImages, other: Dataset | None, on: str, progress: Progress
+) -> dict[str, Dataset]:
+    """The annotated images of each part, all masks visible, with their modalities.
+
+    Raises:
+        DatasetError: A part has none.
+    """
+    parts = {VALIDATION: named.images.part(VALIDATION, keep=True).annotated()}
+    if on == TEST:
+        parts[TEST] = _recognised(dataset.part(TEST).annotated(), named, progress)
+    if other is not None:
+        parts[OTHER] = _recognised(other, named, progress)
+    for part, images in parts.items():
+        if not len(images):
+            msg = f"no annotated image of the part {part}, so nothing can be scored; fill the column split of the manifest"
+            raise DatasetError(msg)
+    return parts
+
+
+def _recognised(dataset: Dataset, named: NamedImages, progress: Progress) -> Dataset:
+    """Images with the modality that their manifest names, else the nearest."""
+    unnamed = dataset.where(lambda record: record.modality is None)
+    if not len(unnamed):
+        return dataset
+    found = {one.id: one for one in with_modalities(unnamed, named.found.model, progress).records}
+    return dataset.with_records([found.get(record.id, record) for record in dataset.records])
+
+
+def _models(
+    style: Path | str | None,
+    gate: bool,
+    judge: Path | str | None,
+    named: NamedImages,
+    annotated: Sequence[str] | None,
+    device: str,
+    recipe: SegmenterRecipe,
+    progress: Progress,
+) -> tuple[Weights | None, ArmGate | None]:
+    """What the style model had seen, and the gate, where there is one."""
+    if style is None:
+        return None, None
+    weights = load_weights(find_weights(style, "style"), kind="style")
+    if not gate:
+        return weights, None
+    precision = resolve_precision(recipe.training.precision, device)
+    made = make_gate(judge, named=named, annotated=annotated, device=device, precision=precision, progress=progress)
+    return weights, made
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    """What all cells of a protocol share."""
+
+    named: NamedImages
+    train: Dataset
+    validation: Dataset
+    """To choose the best model of a training by: the masks that the protocol lets see."""
+    recipe: SegmenterRecipe
+    trunk: TrunkSource
+    style: Path | str | None
+    style_weights: Weights | None
+    gate: ArmGate | None
+    device: str
+    made_by: Mapping[str, Any]
+    protocol: str
+    annotated: Sequence[str] | None
+    references: Callable[[], References]
+    """Measured when the first arm asks for them."""
+
+    @cached_property
+    def precision(self) -> Literal["bf16", "fp32"]:
+        """Number format of the trainings."""
+        return resolve_precision(self.recipe.training.precision, self.device)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """For `config.toml` of the protocol: what every cell must agree on."""
+        plain = self.run_of((NONE, 0)).config("compare")
+        shared = {name: value for name, value in plain.items() if name in ("verb", *_SHARED)}
+        return {**shared, "protocol": self.protocol, "annotated": list(self.annotated or ())}
+
+    def run_of(self, key: Key) -> SegmenterRun:
+        """The training of a cell."""
+        arm, seed = key
+        references = self.references() if takes_examples(arm) else None
+        made = make_arm(
+            arm,
+            style=self.style if "style" in parts_of(arm) else None,
+            gate=self.gate,
+            references=references,
+            device=self.device,
+            precision=self.precision,
+        )
+        return SegmenterRun(
+            self.train,
+            made,
+            self.recipe,
+            seed,
+            self.device,
+            validation=self.validation,
+            trunk=self.trunk,
+            made_by=self.made_by,
+            examples=self.named.bare_training_part() if references is not None else None,
+            polarity=self.named.polarity if references is not None else {},
+        )
+
+    def check(self, cell: Path, arm: str) -> None:
+        """Refuse a finished cell that was trained otherwise than the others.
+
+        Raises:
+            RunFolderError: With the first value that differs.
+        """
+        config = read_config(cell)
+        own: dict[str, Any] = {name: config[name] for name in _SHARED if name in config}
+        own["data"] = {name: value for name, value in config["data"].items() if name != "examples"}
+        asked: dict[str, Any] = {name: self.config[name] for name in _SHARED if name in self.config}
+        if self.style_weights is not None and "style" in parts_of(arm):
+            own |= {"style_sha256": config.get("style_sha256"), "gate": config.get("gate", {})}
+            asked |= {"style_sha256": self.style_weights.sha256, "gate": self.gate.to_table() if self.gate else {}}
+        found = first_difference(own, asked)
+        if found is not None:
+            key, before, after = found
+            msg = (
+                f"{cell}: this finished cell cannot be compared with the others, {key} was {before!r} and is now {after!r}; "
+                "give the old value, remove the cell, or use another --out"
+            )
+            raise RunFolderError(msg)
+
+
+def _work(
+    out: Path,
+    comparison: _Comparison,
+    scoring: Scoring,
+    chosen: Sequence[Key],
+    *,
+    on: str,
+    keep_weights: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train and score what is not done yet, and sum up after every cell."""
+    folder = out / comparison.protocol
+    for arm, _, cell in finished_cells(folder):
+        comparison.check(cell, arm)
+    for key in chosen:
+        check_scorable(cell_folder(folder, *key), scoring)
+    with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S) as run:
+        run.write_environment(device=comparison.device, precision=comparison.precision)
+        describe_images(folder, comparison.named.images, scoring, progress)
+    failures = []
+    for number, key in enumerate(chosen, start=1):
+        cell = cell_folder(folder, *key)
+        progress.say(f"cell {number} of {len(chosen)}: {key[0]}, seed {key[1]}")
+        try:
+            _do(cell, key, comparison, scoring, progress)
+        except TrainingError as error:
+            failures.append(f"{key[0]}, seed {key[1]}: {error}")
+            continue
+        drop_training_state(cell, keep_weights=keep_weights)
+        if number < len(chosen):
+            _conclude(out, comparison, scoring, on)
+    result = _conclude(out, comparison, scoring, on)
+    if failures:
+        msg = f"{len(failures)} of {len(chosen)} cells could not be trained: " + "; ".join(failures)
+        raise TrainingError(msg)
+    return result
+
+
+def _do(cell: Path, key: Key, comparison: _Comparison, scoring: Scoring, progress: Progress) -> None:
+    """Train a cell where that is not done yet, and score it on what it has not been scored on."""
+    if is_finished(cell):
+        score_cell(cell, scoring, device=comparison.device, progress=progress)
+    else:
+        run_cell(cell, comparison.run_of(key), scoring, progress=progress)
+
+
+def _conclude(out: Path, comparison: _Comparison, scoring: Scoring, on: str) -> dict[str, Any]:
+    """Sum up the finished cells, and write the pages."""
+    folder = out / comparison.protocol
+    with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S):
+        result = sum_up(folder, comparison.config, scoring, on)
+    with RunFolder.open(out, read_config(out), resume=True, patience_s=_PATIENCE_S):
+        for path in (folder, out):
+            write_report(path)
+    return result

@@ -1,0 +1,370 @@
+"""`compare`: cells that are trained once and alike, a summary by contract, and what is refused."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from nucstyle.augment.colour import ColourJitter
+from nucstyle.cli import app
+from nucstyle.core.errors import TrainingError
+from nucstyle.data.dataset import open_dataset
+from nucstyle.data.manifest import read_manifest
+from nucstyle.data.run_folder import read_config
+from nucstyle.data.splits import dsb2018_fields, dsb2018_split
+from nucstyle.data.weights import load_weights, save_weights
+from nucstyle.training.distributed import SINGLE
+from nucstyle.workflows import cells
+from nucstyle.workflows.arms import Arm
+from nucstyle.workflows.comparison import best_without_gan, groups_of
+from nucstyle.workflows.load import find_weights
+from nucstyle.workflows.recipes import segmenter_recipe
+from nucstyle.workflows.train_segmenter import SegmenterRun, make_segmenter, make_trainer
+
+SETTINGS = (
+    *("steps=2", "checkpoint_every=1", "size_px=64", "batch_size=1", "pyramid_channels=16", "box_head_size=32"),
+    *("mask_layers=1", "measure_every=0", "max_nuclei=20", "inference.score=0.0"),
+)
+TINY = (*(word for one in SETTINGS for word in ("--set", one)), "--tta", "none")
+COLOURS = ("--arms", "none,colour", "--seeds", "2", *TINY)
+STYLED = ("--arms", "none,style", "--style", "dsb2018", "--seeds", "1", *TINY)
+
+
+def write_data(folder, draw_field):
+    """Two modalities; of each three images of train, one of validation and one of test; fluorescence is the larger."""
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "image", "labels", "modality", "split", "field_of_view"])
+        for number, split in enumerate([*["train"] * 4, "validation", "test", *["train"] * 3, "validation", "test"]):
+            image, labels = draw_field(number, stained=number > 5, size=(64, 64), nuclei=3)
+            name = f"f{number}"
+            Image.fromarray(image).save(folder / "images" / f"{name}.png")
+            Image.fromarray(labels.astype("uint8")).save(folder / "labels" / f"{name}.png")
+            modality = "he" if number > 5 else "dapi"
+            writer.writerow([name, f"images/{name}.png", f"labels/{name}.png", modality, split, ""])
+    return folder / "manifest.csv"
+
+
+@pytest.fixture
+def manifest(tmp_path, field):
+    return write_data(tmp_path / "data", field)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, field):
+    """A comparison of two arms and two seeds, and the data it was made of."""
+    folder = tmp_path_factory.mktemp("made")
+    write_data(folder / "data", field)
+    result = CliRunner().invoke(
+        app, ["compare", str(folder / "data" / "manifest.csv"), "--out", str(folder / "run"), *COLOURS]
+    )
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """A copy of it."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def assert_refused(result, *words):
+    assert result.exit_code == 2, result.output
+    for word in words:
+        assert word in result.stderr
+
+
+def test_every_cell_is_a_run_folder_that_keeps_weights_and_label_files_alone(made):
+    for arm in ("none", "colour"):
+        for seed in (0, 1):
+            cell = made / "run" / "full" / arm / f"seed-{seed}"
+            names = {path.name for path in cell.iterdir()} - {".lock"}
+            expected = {
+                "config.toml",
+                "environment.json",
+                "log.jsonl",
+                "result.json",
+                "weights.safetensors",
+                "validation",
+            }
+            assert names == expected
+            assert sorted(path.name for path in (cell / "validation" / "tta-none" / "predictions").iterdir()) == [
+                "f4_labels.tif",
+                "f9_labels.tif",
+            ]
+            assert read(cell / "result.json")["arm"] == arm
+
+
+def test_the_result_has_the_fields_of_the_contract(made):
+    result = read(made / "run" / "full" / "result.json")
+    assert {"format", "verb", "seed", "recipe", "protocol", "arms", "split", "differences"} <= result.keys()
+    assert (result["verb"], result["protocol"], result["recipe"], result["on"]) == (
+        "compare",
+        "full",
+        "lite",
+        "validation",
+    )
+    assert result["split"] == {"train": 7, "validation": 2}
+    assert list(result["arms"]) == ["colour", "none"]
+    scores = result["arms"]["colour"]["seeds"]["1"]["none"]
+    assert scores == read(made / "run" / "full" / "colour" / "seed-1" / "result.json")["scores"]["validation"]["none"]
+    assert scores["images"].keys() == {"f4", "f9"}
+    assert (scores["n_images"], scores["minority"]["n_images"]) == (2, 1)
+    groups = result["differences"]["colour"]["none"]["none"]
+    assert {"all", "minority", "dapi", "he"} <= groups.keys()
+    for group in groups.values():
+        assert {"mean", "low", "high", "fields", "better", "worse"} <= group.keys()
+    assert (groups["all"]["low"], groups["all"]["high"], groups["all"]["fields"]) == (None, None, 2)
+    gains = [
+        sum(
+            result["arms"]["colour"]["seeds"][seed]["none"]["images"][name]
+            - result["arms"]["none"]["seeds"][seed]["none"]["images"][name]
+            for seed in "01"
+        )
+        / 2
+        for name in ("f4", "f9")
+    ]
+    assert groups["all"]["mean"] == pytest.approx(sum(gains) / 2)
+    assert list(groups["all"]["images"].values()) == pytest.approx(gains)
+    assert "none" not in result["differences"]["none"]
+    text = (made / "run" / "full" / "result.json").read_text()
+    assert str(made) not in text
+    assert "/" not in text
+
+
+@pytest.mark.parametrize("recipe", ["lite", "mirzaev"])
+def test_arms_of_one_seed_start_alike_and_see_the_same_crops(made, recipe):
+    train = open_dataset(made / "data" / "manifest.csv").training_part()
+    sizes = () if recipe == "lite" else ("network=lite", "steps=6")
+    tiny = SETTINGS if recipe == "lite" else ("pyramid_channels=16", "box_head_size=32", "mask_layers=1")
+    settled = segmenter_recipe(recipe, [*sizes, *tiny])
+    arms = [Arm(), Arm(name="colour", augmentations=(ColourJitter(p=1.0),))]
+    runs = [SegmenterRun(train, arm, settled, 3, "cpu") for arm in arms]
+    first, second = (make_segmenter(run).network.state_dict() for run in runs)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    trainers = [make_trainer(run, SINGLE) for run in runs]
+    for step in range(1, 6):
+        (plain, targets), (coloured, others) = (one._batches.draw(step) for one in trainers)
+        assert torch.equal(targets[0]["boxes"], others[0]["boxes"])
+        assert plain[0].shape == coloured[0].shape
+        assert not torch.equal(plain[0], coloured[0])
+
+
+def test_finished_cells_are_not_trained_again_even_without_weights(copied, run_verb, monkeypatch):
+    run = copied / "run" / "full"
+    before = (run / "result.json").read_bytes()
+    for path in run.glob("*/*/weights.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(cells, "fit_segmenter", None)
+    result = run_verb("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    assert result.exit_code == 0, result.output
+    assert (run / "result.json").read_bytes() == before
+    again = run_verb("compare", "data/manifest.csv", "--out", "run", *COLOURS)
+    assert_refused(again, "--resume")
+
+
+def test_an_interrupted_cell_goes_on_to_the_same_bytes(copied, run_verb):
+    cell = copied / "run" / "full" / "colour" / "seed-1"
+    whole = {name: (cell / name).read_bytes() for name in ("result.json", "weights.safetensors")}
+    total = (copied / "run" / "full" / "result.json").read_bytes()
+    shutil.rmtree(cell)
+    fit, calls = cells.fit_segmenter, []
+
+    def killed(run, segmenter_run, **options):
+        calls.append(fit(run, segmenter_run, **options))
+        for name in ("weights.safetensors", "checkpoints/step-000002"):
+            path = run.path / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "fit_segmenter", killed)
+        assert run_verb("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS).exit_code == 130
+    assert (cell / "checkpoints" / "step-000001").is_dir()
+    result = run_verb("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    assert result.exit_code == 0, result.output
+    assert {name: (cell / name).read_bytes() for name in whole} == whole
+    assert (copied / "run" / "full" / "result.json").read_bytes() == total
+
+
+def test_cells_can_be_made_apart_and_are_summed_up_together(copied, run_verb):
+    whole = (copied / "run" / "full" / "result.json").read_bytes()
+    verb = ("compare", "data/manifest.csv", *COLOURS)
+    result = run_verb(*verb, "--out", "apart", "--cells", "colour:1,none:1")
+    assert result.exit_code == 0, result.output
+    part = read(copied / "apart" / "full" / "result.json")
+    assert {arm: list(one["seeds"]) for arm, one in part["arms"].items()} == {"none": ["1"], "colour": ["1"]}
+    assert part["differences"]["colour"]["none"]["none"]["all"]["seeds"] == 1
+    for arm in ("none", "colour"):  # from the other machine
+        shutil.copytree(copied / "run" / "full" / arm / "seed-0", copied / "apart" / "full" / arm / "seed-0")
+    assert run_verb(*verb, "--out", "apart", "--resume", "--cells", "none:0").exit_code == 0
+    assert (copied / "apart" / "full" / "result.json").read_bytes() == whole
+    assert_refused(run_verb(*verb, "--out", "apart", "--resume", "--cells", "style:0"), "--cells style:0", "none:0")
+
+
+def test_a_finished_cell_of_other_settings_is_not_compared(copied, run_verb):
+    verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--set", "steps=3")
+    assert_refused(run_verb(*verb), "recipe.training.steps", "was 2 and is now 3")
+
+
+def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_on_validation(copied, run_verb):
+    verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    result = run_verb(*verb, "--on", "test")
+    assert result.exit_code == 0, result.output
+    summary = read(copied / "run" / "full" / "result.json")
+    assert summary["on"] == "test"
+    assert summary["arms"]["none"]["seeds"]["0"]["none"]["images"].keys() == {"f5", "f10"}
+    cell = read(copied / "run" / "full" / "none" / "seed-0" / "result.json")["scores"]
+    assert cell["validation"]["none"]["images"].keys() == {"f4", "f9"}
+    (copied / "run" / "full" / "none" / "seed-1" / "weights.safetensors").unlink()
+    assert run_verb(*verb, "--on", "test").exit_code == 0  # all is there
+    assert_refused(run_verb(*verb[:-2], "--tta", "none,fast"), "seed-1", "tta fast", "is gone")
+
+
+def test_other_data_is_scored_beside_and_must_not_be_what_was_trained_on(copied, run_verb, field):
+    other = copied / "other"
+    write_data(other, field)
+    lines = (other / "manifest.csv").read_text().splitlines()
+    bare = lines[2].replace("labels/f1.png", "").replace("f1,", "g1,", 1)
+    (other / "manifest.csv").write_text("\n".join([lines[0], lines[1].replace("f0,", "g0,", 1), bare]) + "\n")
+    verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    result = run_verb(*verb, "--test", "other/manifest.csv")
+    assert result.exit_code == 0, result.output
+    summary = read(copied / "run" / "full" / "other" / "result.json")
+    assert summary["on"] == "other"
+    assert summary["arms"]["colour"]["seeds"]["0"]["none"]["images"].keys() == {"g0"}  # not annotated = ignored
+    assert read(copied / "run" / "full" / "result.json")["on"] == "validation"
+    assert_refused(run_verb(*verb, "--test", "data/manifest.csv"), "trained on", "f0")
+
+
+def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(run_verb, manifest, tmp_path):
+    (manifest.parent / "labels" / "f7.png").write_bytes(b"no picture")
+    verb = ("compare", manifest, "--out", "run", "--protocol", "transfer", "--seeds", "1", *TINY)
+    result = run_verb(*verb, "--arms", "recolour")
+    assert result.exit_code == 0, result.output
+    metadata = load_weights(tmp_path / "run/transfer/recolour/seed-0/weights.safetensors", kind="segmenter").metadata
+    assert metadata["masks_seen"] == ["f0", "f1", "f2", "f3"]
+    assert metadata["trained_on"] == ["f0", "f1", "f2", "f3", "f6", "f7", "f8"]
+    summary = read(tmp_path / "run" / "transfer" / "result.json")
+    assert summary["annotated"] == ["dapi"]
+    assert summary["arms"]["recolour"]["seeds"]["0"]["none"]["images"].keys() == {"f4", "f9"}
+    assert {"dapi-small-nuclei", "dapi-large-nuclei"} & summary["groups"].keys()
+    assert_refused(run_verb(*verb, "--arms", "none", "--annotated", "neon", "--resume"), "neon", "dapi, he")
+
+
+def give_style(tmp_path, **changes):
+    """The shipped style model with another memory."""
+    weights = load_weights(find_weights("dsb2018", "style"), kind="style")
+    path = tmp_path / "style.safetensors"
+    save_weights(path, weights.tensors, kind="style", metadata={**weights.metadata, **changes})
+    return path
+
+
+@pytest.mark.parametrize(("image", "part"), [("f5", "test"), ("f9", "validation")])
+def test_a_style_model_that_has_seen_what_is_scored_is_refused(run_verb, manifest, tmp_path, image, part):
+    style = give_style(tmp_path, trained_on=["f0", image])
+    result = run_verb("compare", manifest, "--out", "run", *STYLED, "--style", style)
+    assert_refused(result, "--style", f"1 of the {part} images", image)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(run_verb, manifest, tmp_path):
+    style = give_style(tmp_path, masks_seen=["f6"])
+    verb = ("compare", manifest, "--out", "run", *STYLED, "--style", style, "--no-gate")
+    assert_refused(run_verb(*verb, "--protocol", "transfer"), "--style", "--annotated hides", "f6")
+    result = run_verb(*verb, "--cells", "style:0")
+    assert result.exit_code == 0, result.output
+    assert "gate" not in read_config(tmp_path / "run" / "full" / "style" / "seed-0")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--arms", "none,style"), "belong together"),
+        (("--arms", "none", "--style", "dsb2018"), "belong together"),
+        (("--arms", "none,none"), "every arm once"),
+        (("--arms", "none,neon"), "'neon' is unknown"),
+        (("--arms", "none", "--protocol", "half"), "full, transfer"),
+        (("--arms", "none", "--annotated", "dapi"), "--protocol transfer"),
+        (("--arms", "none", "--on", "train"), "validation or test"),
+        (("--arms", "none", "--tta", "slow"), "slow"),
+        (("--arms", "none", "--cells", "none:3"), "none:0, none:1, none:2"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_read(run_verb, options, word):
+    assert_refused(run_verb("compare", "nowhere", "--out", "run", *options), word)
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(run_verb, manifest, tmp_path, monkeypatch):
+    fit = cells.fit_segmenter
+
+    def failing(run, segmenter_run, **options):
+        if segmenter_run.arm.name == "none":
+            msg = "the loss is not finite"
+            raise TrainingError(msg)
+        return fit(run, segmenter_run, **options)
+
+    monkeypatch.setattr(cells, "fit_segmenter", failing)
+    result = run_verb("compare", manifest, "--out", "run", *COLOURS, "--seeds", "1")
+    assert result.exit_code == 1
+    assert "1 of 2 cells could not be trained: none, seed 0: the loss is not finite" in result.stderr
+    assert list(read(tmp_path / "run" / "full" / "result.json")["arms"]) == ["colour"]
+
+
+def test_a_data_set_without_validation_images_is_refused(run_verb, manifest):
+    manifest.write_text(manifest.read_text().replace(",validation,", ",train,"))
+    assert_refused(run_verb("compare", manifest, "--out", "run", *COLOURS), "validation", "column split")
+
+
+def test_report_writes_the_page_of_a_protocol_and_of_the_whole(copied, run_verb):
+    for folder in ("run", "run/full", "run/full/none/seed-0"):
+        (copied / folder / "report.html").unlink(missing_ok=True)
+        assert run_verb("report", folder).exit_code == 0
+        assert (copied / folder / "report.html").is_file()
+
+
+def test_the_reference_is_the_best_arm_without_a_gan():
+    assert best_without_gan({"none": 0.4, "recolour": 0.5, "style": 0.9, "style+colour": 0.8}) == "recolour"
+    assert best_without_gan({"style": 0.9}) is None
+
+
+def test_groups_are_named_by_the_contract_and_the_largest_modality_is_divided():
+    def described(modality, px):
+        return {"modality": modality, "field_of_view": None, "nucleus_px": px}
+
+    part = {"a": described("dapi", 50), "b": described("dapi", 51), "c": described("he", 500), "d": described(None, 9)}
+    part["e"] = described("dapi", None)
+    images = {"largest": "dapi", "median_nucleus_px": 50, "parts": {"test": part}}
+    assert groups_of(images, "test") == {
+        "all": ["a", "b", "c", "d", "e"],
+        "minority": ["c"],
+        "dapi": ["a", "b", "e"],
+        "he": ["c"],
+        "dapi-small-nuclei": ["a"],
+        "dapi-large-nuclei": ["b"],
+    }
+
+
+def test_images_of_dsb_2018_bring_their_field_of_view(tmp_path):
+    fields, parts = dsb2018_fields(), dsb2018_split()
+    assert len(set(fields.values())) < 664 == len(fields)
+    assert len({(field, parts[name]) for name, field in fields.items()}) == len(set(fields.values()))
+    known = next(iter(fields))
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{known}.png")
+    (record,) = open_dataset(tmp_path / f"{known}.png").records
+    assert (record.field_of_view, record.split) == (fields[known], parts[known])
+    (tmp_path / "manifest.csv").write_text(f"id,image,field_of_view\n{known},{known}.png,mine\n")
+    (record,) = open_dataset(tmp_path / "manifest.csv").records
+    assert record.field_of_view == "mine"
+    assert read_manifest(tmp_path / "manifest.csv")[0].split is None
