@@ -3,10 +3,10 @@
     nucstyle train-style found/manifest.csv --annotated grey-on-black --out fluorescence-style
     python docs/unet.py found/manifest.csv fluorescence-style [--seeds 3] [--steps 600] [--annotated grey-on-black]
 
-Of nucstyle it uses the reader and `StyleTransfer`; the network, the loop and the loss are those of any other project. It prints
-the foreground Dice on the validation images of each modality, with the spread over seeds, and the difference between both arms,
-paired by image and seed, with its 95 % interval by resampling fields of view and seeds together (none under 5 fields). It writes
-every number to unet-result.json.
+Of nucstyle it uses the reader, `StyleTransfer` and the interval; the network, the loop and the loss are those of any other
+project. It prints the foreground Dice on the validation images of each modality, with the spread over seeds, and the difference
+between both arms, paired by image and seed, with its 95 % interval by resampling fields of view and seeds together (none under 5
+fields). It writes every number to unet-result.json.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 import nucstyle
 from nucstyle.data.weights import load_weights
+from nucstyle.metrics.intervals import paired_difference
 from nucstyle.workflows.load import find_weights
 
 CROP, BATCH, RATE, WIDTHS = 128, 8, 2e-3, (16, 32, 64, 96)
@@ -113,20 +114,6 @@ def dice_of(network, sample):
     return 2 * int((found & truth).sum()) / total if total else 1.0
 
 
-def interval(differences, fields, rng, resamples=10_000):
-    """95 % percentile interval of the mean of (seeds, images), seeds and fields of view drawn anew; None under 5 fields."""
-    names = sorted(set(fields))
-    if len(names) < 5:
-        return None
-    members = [np.flatnonzero(np.array(fields) == name) for name in names]
-    means = []
-    for _ in range(resamples):
-        seeds = rng.integers(len(differences), size=len(differences))
-        images = np.concatenate([members[k] for k in rng.integers(len(names), size=len(names))])
-        means.append(differences[seeds][:, images].mean())
-    return tuple(float(value) for value in np.percentile(means, (2.5, 97.5)))
-
-
 def main():
     """Parse, train all, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,7 +137,7 @@ def main():
             f"{options.style} has seen masks of other modalities than {options.annotated}; train one with --annotated"
         )
     shown = data.where(lambda record: record.split == "validation")
-    fields = [record.field_of_view or record.id for record in shown.records]
+    fields = {record.id: record.field_of_view for record in shown.records}
     validation = list(shown)
     scores = defaultdict(list)
     for seed in range(options.seeds):
@@ -158,31 +145,26 @@ def main():
             print(f"{arm}, seed {seed}", flush=True)
             augment = nucstyle.StyleTransfer(nucstyle.load_style(options.style), p=0.5) if arm == "style" else None
             network = train(learned, augment, seed, options.steps)
-            scores[arm].append([dice_of(network, sample) for sample in validation])
-    none, style = (np.array(scores[arm]) for arm in ("none", "style"))
-    names = [sample.modality for sample in validation]
-    groups = {name: [k for k, one in enumerate(names) if one == name] for name in sorted(set(names))}
-    groups["all others"] = [k for k, one in enumerate(names) if one != options.annotated]
+            scores[arm].append({sample.id: dice_of(network, sample) for sample in validation})
+    modalities = {sample.id: sample.modality for sample in validation}
+    groups = {name: [k for k in modalities if modalities[k] == name] for name in sorted(set(modalities.values()))}
+    groups["all others"] = [k for k in modalities if modalities[k] != options.annotated]
     print(
         "| modality | images | none | style | difference | 95 % interval | better, worse |\n|---|---|---|---|---|---|---|"
     )
     for name, members in groups.items():
         if not members:
             continue
-        differences = (style - none)[:, members]
-        found = interval(differences, [fields[k] for k in members], np.random.default_rng(0))
-        means = [arm[:, members].mean(axis=1) for arm in (none, style)]
+        none, style = ([{k: one[k] for k in members} for one in scores[arm]] for arm in ("none", "style"))
+        means = [np.mean([list(one.values()) for one in arm], axis=1) for arm in (none, style)]
         cells = [f"{one.mean():.3f} ± {one.std(ddof=options.seeds > 1):.3f}" for one in means]
-        gain = differences.mean(axis=0)
-        span = f"{found[0]:+.3f} to {found[1]:+.3f}" if found else "fewer than 5 fields"
+        found = paired_difference(style, none, fields)
+        span = f"{found.low:+.3f} to {found.high:+.3f}" if found.low is not None else "fewer than 5 fields"
         print(
-            f"| {name} | {len(members)} | {cells[0]} | {cells[1]} | {gain.mean():+.3f} | {span} "
-            f"| {(gain > 0).sum()}, {(gain < 0).sum()} |"
+            f"| {name} | {len(members)} | {cells[0]} | {cells[1]} | {found.mean:+.3f} | {span} "
+            f"| {found.better}, {found.worse} |"
         )
-    ids = [sample.id for sample in validation]
-    result = {
-        arm: {str(seed): dict(zip(ids, one, strict=True)) for seed, one in enumerate(scores[arm])} for arm in scores
-    }
+    result = {arm: {str(seed): one for seed, one in enumerate(scores[arm])} for arm in scores}
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
