@@ -1,84 +1,390 @@
-"""Tables of a comparison: arms with the spread of their seeds, and differences with their intervals."""
+"""The page of a comparison: the paper's table 1, scores and differences with their intervals, and what lies behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from nucstyle.data.run_folder import RESULT, read_config, read_json
-from nucstyle.report.sections import Section
+from nucstyle.data.run_folder import FIGURES, LOG, MEASURES, RESULT, read_config, read_json, read_log
+from nucstyle.report import comparison_figures as figures
+from nucstyle.report.sections import Picture, Section, discover, gate_parts, picture
+from nucstyle.report.tables import measure_table
 
 Result = Mapping[str, Any]
 """A `result.json` of `compare`."""
+NONE, ALL, MINORITY = "none", "all", "minority"
+GALLERY, STYLE_GRID = "gallery.json", "style-grid.png"
+"""What images gained and lost; the grid of styles in `samples/`."""
+PROTOCOLS = ("full", "transfer")
+OTHER = "other"
+_CONVERGED = 0.01
+"""Gain of `none` in the last third of the training up to which it counts as converged (docs/method.md)."""
 
 
-def arm_table(result: Result) -> list[list[str]]:
-    """DSB scores: a row for each arm and TTA mode, mean over seeds ± standard deviation; the number of images in the header."""
-    names = [name for name in result["groups"] if _is_scored(result, name)]
-    header = ["arm, TTA (seeds)", *(f"{name} ({result['groups'][name]['images']})" for name in names)]
-    table = [header]
-    for arm, tta, scores in _rows(result):
-        table.append(
-            [f"{arm}, {tta} ({len(scores)})", *(_spread([_score(one, name) for one in scores]) for name in names)]
-        )
-    return table
+class Strong(str):
+    """A cell that is printed bold."""
 
-
-def _is_scored(result: Result, group: str) -> bool:
-    """Whether S has the score of a group, which it has not for the halves of the largest modality."""
-    first = next((scores[0] for *_, scores in _rows(result)), None)
-    return first is not None and (group in ("all", "minority") or group in first["modalities"])
-
-
-def _rows(result: Result) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
-    """(arm, mode, S of each seed)."""
-    rows = []
-    for arm, content in result["arms"].items():
-        modes = list(dict.fromkeys(tta for seed in content["seeds"].values() for tta in seed))
-        for tta in sorted(modes, key=lambda name: (name != "none", name)):
-            rows.append((arm, tta, [seed[tta] for seed in content["seeds"].values() if tta in seed]))
-    return rows
-
-
-def _score(scores: Mapping[str, Any], group: str) -> float:
-    if group == "all":
-        return float(scores["dsb_score"])
-    return float((scores["minority"] if group == "minority" else scores["modalities"][group])["dsb_score"])
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-
-
-def difference_table(result: Result) -> list[list[str]]:
-    """A row for each arm, reference, TTA mode and group: the mean difference, its interval, images better and worse."""
-    table = [["arm - reference, TTA", "group", "images", "difference", "95 % interval", "fields", "better", "worse"]]
-    for arm, references in result["differences"].items():
-        for reference, modes in references.items():
-            for tta, groups in sorted(modes.items(), key=lambda pair: (pair[0] != "none", pair[0])):
-                for name in result["groups"]:
-                    table.append([f"{arm} - {reference}, {tta}", name, *_cells(result, name, groups[name])])
-    return table
-
-
-def _cells(result: Result, group: str, one: Mapping[str, Any]) -> list[str]:
-    span = f"{one['low']:+.3f} to {one['high']:+.3f}" if one["low"] is not None else "-"
-    images = str(result["groups"][group]["images"])
-    return [images, f"{one['mean']:+.3f}", span, *(str(one[name]) for name in ("fields", "better", "worse"))]
+    is_strong = True
 
 
 def compare(run: Path) -> Section:
     """A protocol, or every protocol of a run."""
     if "protocol" in read_config(run):
         return _protocol(run)
-    found = [run / name for name in ("full", "transfer") if (run / name / RESULT).is_file()]
-    return Section("Comparison", parts=tuple(_protocol(path) for path in found))
+    found = [run / name for name in PROTOCOLS if (run / name / RESULT).is_file()]
+    parts = [_protocol(path) for path in found]
+    parts += [discover(run / "modalities")] if (run / "modalities" / "modality.json").is_file() else []
+    said = () if found else ("No cell is finished yet.",)
+    return Section("Does style augmentation help?", said, parts=tuple(parts))
+
+
+def shown_tta(result: Result) -> str:
+    """The mode of test-time augmentation that figures and pictures are of: the one with most views that was used."""
+    modes = {tta for arm in result["arms"].values() for seed in arm["seeds"].values() for tta in seed}
+    return next((tta for tta in ("full", "fast") if tta in modes), min(modes, default=NONE))
+
+
+def shown_arm(result: Result) -> str | None:
+    """The arm that pictures compare to `none`: with a style model if there is one, and the best of these on validation."""
+    quality = result["validation_quality"]
+    arms = [arm for arm in arms_in_order(result) if arm != NONE]
+    styled = [arm for arm in arms if _has_style(arm)]
+    return max(styled or arms, key=lambda arm: quality.get(arm, 0.0), default=None)
+
+
+def arms_in_order(result: Result) -> list[str]:
+    """`none`, then the arms without a style model, then those with one."""
+    return sorted(result["arms"], key=lambda arm: (arm != NONE, _has_style(arm), arm))
+
+
+def _has_style(arm: str) -> bool:
+    return "style" in arm.split("+")
 
 
 def _protocol(run: Path) -> Section:
+    result, config = read_json(run / RESULT), read_config(run)
+    if not result["arms"]:
+        return Section(f"Protocol {result['protocol']}", ("No cell is finished yet.",))
+    parts = [
+        _published(result, config),
+        _scores(run, result),
+        _differences(run, result),
+        *_learning(run, result, config),
+        *_gates(run, result),
+        *_gallery(run),
+        *_styles(run),
+        Section("All measures", (_MEANS.format(tta=shown_tta(result)),), table=measure_table(_means(result))),
+    ]
+    if (run / OTHER / RESULT).is_file():
+        parts.append(_other(run / OTHER))
+    return Section(f"Protocol {result['protocol']}", _said(result, config), parts=tuple(parts))
+
+
+_MEANS = "Means over the seeds, TTA {tta}."
+
+
+def _said(result: Result, config: Mapping[str, Any]) -> tuple[str, ...]:
+    seen = "all training masks"
+    if result["annotated"]:
+        seen = f"the masks of {', '.join(result['annotated'])} alone, with the images of all modalities"
+    training = config["recipe"]["training"]
+    counts = {arm: sorted(map(int, content["seeds"])) for arm, content in result["arms"].items()}
+    cells = ", ".join(f"{arm} ({', '.join(map(str, counts[arm]))})" for arm in arms_in_order(result))
+    return (
+        f"Trained with {seen}: {result['split']['train']} training images, recipe {result['recipe']}, {training['steps']} steps "
+        f"of {training['batch_size']} crops for every arm. Scored on the {result['split'][result['on']]} images of the part "
+        f"{result['on']}. Arms of one seed start with the same weights and see the same crops. Finished arms (seeds): {cells}.",
+        "DSB-2018 score; an image without nuclei and without predictions scores 1.0 by our definition. Minority: every modality "
+        "but the largest of the training part.",
+    )
+
+
+_PUBLISHED = (
+    ("BIOMAGic", "", False, 0.570),
+    ("Deep Retina w/o style augmentation", "deep-retina", False, 0.532),
+    ("Deep Retina w/ style augmentation", "deep-retina", True, 0.609),
+    ("Inom Mirzaev w/o style augmentation", "mirzaev", False, 0.599),
+    ("Inom Mirzaev w/ style augmentation", "mirzaev", True, 0.613),
+)
+"""Table 1 of arXiv 2111.12138: method, its recipe here, whether with style augmentation, IoU score on stage 2."""
+_WARNING = (
+    "The published figures are those of table 1 of arXiv 2111.12138, on the 106 scored images of stage 2, without seeds or "
+    "intervals; BIOMAGic's 0.570 is quoted there as that team's result. Deep Retina's public leaderboard score "
+    "was 0.614 without further data, so the 0.532 that its 0.609 is compared to is under-trained. Ours is of other images: only "
+    "rows of one column can be compared."
+)
+
+
+def _published(result: Result, config: Mapping[str, Any]) -> Section:
+    """Table 1 in the paper's form, ours beside the published figures."""
+    network, tta = config["recipe"]["segmenter"]["network"], shown_tta(result)
+    table = [["method", "published IoU score (stage 2)", f"here, {result['on']}, all", "here, minority", "seeds"]]
+    for title, recipe, styled, score in _PUBLISHED:
+        arm = ("style" if styled else NONE) if recipe == result["recipe"] else None
+        table.append([title, f"{score:.3f}", *_here(result, arm, tta)])
+    for arm in arms_in_order(result):
+        table.append([f"{result['recipe']} ({network}), {arm}", "-", *_here(result, arm, tta)])
+    return Section("Table 1", (_WARNING, f"Here: TTA {tta}, mean over seeds ± their standard deviation."), table=table)
+
+
+def _here(result: Result, arm: str | None, tta: str) -> list[str]:
+    found = _of_seeds(result, arm, tta) if arm in result["arms"] else []
+    if not found:
+        return ["not run", "not run", "-"]
+    return [*(_spread(_values(found, group)) for group in (ALL, MINORITY)), str(len(found))]
+
+
+def _of_seeds(result: Result, arm: str | None, tta: str) -> list[Mapping[str, Any]]:
+    """S of each seed of an arm."""
+    seeds = result["arms"][arm]["seeds"]
+    return [seeds[seed][tta] for seed in sorted(seeds, key=int) if tta in seeds[seed]]
+
+
+def _values(scores: Sequence[Mapping[str, Any]], group: str) -> list[float]:
+    """The score of a group with each seed; none where it has no image."""
+    found = [_score(one, group) for one in scores]
+    return [value for value in found if value is not None]
+
+
+def _score(scores: Mapping[str, Any], group: str) -> float | None:
+    if group == ALL:
+        return float(scores["dsb_score"])
+    own = scores["minority"] if group == MINORITY else scores["modalities"].get(group, {"dsb_score": None})
+    return None if own["dsb_score"] is None else float(own["dsb_score"])
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _rows(result: Result) -> Iterator[tuple[str, str]]:
+    """(arm, mode), arms in order, without test-time augmentation first."""
+    for arm in arms_in_order(result):
+        modes = {tta for seed in result["arms"][arm]["seeds"].values() for tta in seed}
+        yield from ((arm, tta) for tta in sorted(modes, key=_plain_first))
+
+
+def _plain_first(tta: str) -> tuple[bool, str]:
+    return tta != NONE, tta
+
+
+def _groups(result: Result) -> list[str]:
+    """All, the minority, the modalities, and the two halves of the largest."""
+    halves = [name for name in result["groups"] if name.endswith(("-small-nuclei", "-large-nuclei"))]
+    others = sorted(set(result["groups"]) - {ALL, MINORITY, *halves})
+    return [name for name in (ALL, MINORITY, *others, *sorted(halves, reverse=True)) if name in result["groups"]]
+
+
+def arm_table(result: Result) -> list[list[str]]:
+    """DSB scores: a row for each arm and TTA mode, mean over seeds ± standard deviation; images and fields in the header."""
+    groups = [name for name in _groups(result) if any(_values(_of_seeds(result, *row), name) for row in _rows(result))]
+    counts = [result["groups"][name] for name in groups]
+    titles = [f"{name} ({one['images']} in {one['fields']})" for name, one in zip(groups, counts, strict=True)]
+    table = [["arm, TTA", *titles]]
+    for arm, tta in _rows(result):
+        found = _of_seeds(result, arm, tta)
+        table.append([f"{arm}, {tta}", *(_spread(_values(found, name)) for name in groups)])
+    return table
+
+
+def _scores(run: Path, result: Result) -> Section:
+    groups, tta = [name for name in _groups(result) if not name.endswith("-nuclei")], shown_tta(result)
+    values = {
+        arm: {name: _values(_of_seeds(result, arm, tta), name) for name in groups} for arm in arms_in_order(result)
+    }
+    drawn = picture(figures.scores(values, run / FIGURES), f"TTA {tta}: a dot is a seed, a line the mean over seeds.")
+    said = "Mean over seeds ± their standard deviation. In brackets the number of images and of independent fields of view."
+    return Section("Scores by modality", (said,), table=arm_table(result), pictures=_shown(drawn), wide=True)
+
+
+def _shown(drawn: Picture | None) -> tuple[Picture, ...]:
+    return () if drawn is None else (drawn,)
+
+
+_INTERVALS = (
+    "Differences are paired by image and seed. The interval goes from the 2.5 to the 97.5 percentile of 10,000 resamples that "
+    "draw fields of view and seeds anew together; three seeds understate the spread between trainings. Under five fields there "
+    "is none, and every image is listed below. Bold: the interval does not hold 0. Better and worse: images by their mean "
+    "over the seeds. Of many intervals of 95 % one in twenty misses by chance."
+)
+
+
+def difference_table(result: Result) -> list[list[str]]:
+    """A row for each arm, reference, TTA mode and group: the mean difference, its interval, images better and worse.
+
+    A number is bold (`Strong`) only where its interval does not hold 0.
+    """
+    table = [["arm - reference, TTA", "group", "images", "fields", "difference", "95 % interval", "better", "worse"]]
+    for arm, reference, tta, groups in _compared(result):
+        for name in _groups(result):
+            one = groups[name]
+            is_sure = one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
+            mean = f"{one['mean']:+.3f}"
+            span = "-" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
+            counts = [str(result["groups"][name]["images"]), str(one["fields"])]
+            numbers = [Strong(mean) if is_sure else mean, span, str(one["better"]), str(one["worse"])]
+            table.append([f"{arm} - {reference}, {tta}", name, *counts, *numbers])
+    return table
+
+
+def _compared(result: Result) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """(arm, reference, mode, groups)."""
+    for arm, tta in _rows(result):
+        for reference in sorted(result["differences"].get(arm, {}), key=_plain_first):
+            modes = result["differences"][arm][reference]
+            if tta in modes:
+                yield arm, reference, tta, modes[tta]
+
+
+def _differences(run: Path, result: Result) -> Section:
+    tta, drawn = shown_tta(result), []
+    for reference in dict.fromkeys([NONE, result["reference"]]):
+        values = {arm: groups for arm, other, mode, groups in _compared(result) if (other, mode) == (reference, tta)}
+        ordered = {arm: {name: groups[name] for name in _groups(result)} for arm, groups in values.items()}
+        if ordered:
+            caption = f"TTA {tta}, difference to {reference}. Hollow: fewer than five fields, a stroke for each image."
+            drawn.append(picture(figures.differences(ordered, reference, run / FIGURES), caption))
+    quality = ", ".join(f"{arm} {value:.3f}" for arm, value in sorted(result["validation_quality"].items()))
+    chosen = (
+        f"Best arm without a style model on validation images: {result['reference']}. (Mean over seeds and TTA modes of the "
+        f"mean of all and minority: {quality}.)"
+    )
+    few = Section("Groups of fewer than five fields: every image", (f"TTA {tta}.",), table=_few(result, tta))
+    parts = (few,) if len(few.table) > 1 else ()
+    pictures = tuple(one for one in drawn if one is not None)
+    said = (_INTERVALS, chosen)
+    return Section("Differences", said, table=difference_table(result), pictures=pictures, wide=True, parts=parts)
+
+
+def _few(result: Result, tta: str) -> list[list[str]]:
+    """Where there is no interval: the difference of each image, worst first."""
+    table = [["arm - reference", "group", "difference of each image (mean over seeds)"]]
+    for arm, reference, mode, groups in _compared(result):
+        for name in _groups(result) if mode == tta else ():
+            images = groups[name].get("images", {})
+            told = ", ".join(f"{images[one]:+.3f} ({one[:8]})" for one in sorted(images, key=lambda one: images[one]))
+            if images:
+                table.append([f"{arm} - {reference}", name, told])
+    return table
+
+
+def _cells(run: Path, result: Result) -> dict[str, list[Path]]:
+    """The run folders of each arm, by seed."""
+    return {
+        arm: [run / arm / f"seed-{seed}" for seed in sorted(result["arms"][arm]["seeds"], key=int)]
+        for arm in arms_in_order(result)
+    }
+
+
+def _learning(run: Path, result: Result, config: Mapping[str, Any]) -> list[Section]:
+    cells, drawn = _cells(run, result), []
+    for file, term, name, title in (
+        (LOG, "loss", "loss", "loss"),
+        (MEASURES, "quality", "validation-quality", "quality on validation images"),
+    ):
+        runs = {arm: [_points(cell / file, term) for cell in paths] for arm, paths in cells.items()}
+        runs = {arm: present for arm, seeds in runs.items() if (present := [points for points in seeds if points])}
+        if runs:
+            drawn.append(picture(figures.learning(runs, name, title, run / FIGURES), ""))
+    said = (
+        "A line is a seed, as logged, not smoothed. Quality: of the averaged weights on the validation images whose masks the "
+        "protocol lets see, the mean of the scores of all and of the minority; the model of the best is taken.",
+        _converged(cells.get(NONE, []), config["recipe"]["training"]["steps"]),
+    )
+    pictures = tuple(one for one in drawn if one is not None)
+    return [Section("Learning curves", said, pictures=pictures)] if pictures else []
+
+
+def _points(file: Path, term: str) -> list[tuple[int, float]]:
+    return [(int(line["step"]), float(line[term])) for line in read_log(file) if term in line]
+
+
+def _converged(cells: Sequence[Path], steps: int) -> str:
+    """Whether the trainings without anything added had come to their end, so that the budget was fair."""
+    gains = []
+    for cell in cells:
+        points = _points(cell / MEASURES, "quality")
+        early = [value for step, value in points if step <= steps * 2 / 3]
+        if early:
+            gains.append(max(value for _, value in points) - max(early))
+    if not gains:
+        return "Whether none had converged is not known: it was not measured while training."
+    gain = fmean(gains)
+    verdict = "converged" if gain < _CONVERGED else "not converged: give all arms more steps"
+    return f"In the last third of its steps the best quality of none rose by {gain:.3f} (mean over seeds): {verdict}."
+
+
+def _gates(run: Path, result: Result) -> list[Section]:
+    """What the gate let through, summed over the seeds of each arm with a style model."""
+    parts = []
+    for arm, cells in _cells(run, result).items():
+        found = [read_json(cell / RESULT).get("gate") for cell in cells if (cell / RESULT).is_file()]
+        gates = [one for one in found if one is not None]
+        if gates:
+            total = [
+                [[sum(counts) for counts in zip(*pairs, strict=True)] for pairs in zip(*rows, strict=True)]
+                for rows in zip(*(gate["tally"] for gate in gates), strict=True)
+            ]
+            parts += gate_parts({**gates[0], "tally": total}, f"Restyled images that the gate let through: {arm}")
+    return parts
+
+
+def _gallery(run: Path) -> list[Section]:
+    """The images that gained and lost most."""
+    told = read_json(run / GALLERY) if (run / GALLERY).is_file() else {"pictures": []}
+    parts = []
+    for kind in ("gain", "loss"):
+        pictures = [
+            picture(
+                run / "samples" / one["file"],
+                f"{one['difference']:+.3f}, seed {one['seed']} ({one['id'][:8]})",
+                one["id"],
+            )
+            for one in told["pictures"]
+            if one["kind"] == kind
+        ]
+        shown = tuple(one for one in pictures if one is not None)
+        if shown:
+            parts.append(Section(f"Largest {kind}", pictures=shown))
+    arm = told.get("arm")
+    said = (
+        f"{arm} beside none, TTA {told.get('tta')}, by the mean difference over seeds (paper, figure 4). Left the truth, "
+        f"white; right the predictions of one seed: in blue the nuclei that both have, in yellow those of {arm} alone, in "
+        "red those of none alone. Dark fields are shown brighter than they are."
+    )
+    return [Section("Images with the largest gain and the largest loss", (said,), parts=tuple(parts))] if parts else []
+
+
+def _styles(run: Path) -> list[Section]:
+    drawn = picture(run / "samples" / STYLE_GRID, "")
+    said = (
+        "Rows are one training image of each modality. The first column is the original; then the same content in each modality, "
+        "in the style of that modality's own picture. The framed ones are self-reconstructions (paper, figure 3)."
+    )
+    return [Section("Restyled images", (said,), pictures=_shown(drawn), wide=True)] if drawn is not None else []
+
+
+def _other(run: Path) -> Section:
+    """The same cells on another data set."""
     result = read_json(run / RESULT)
-    scores = Section("Scores", table=arm_table(result))
-    differences = Section("Differences", table=difference_table(result))
-    return Section(f"Protocol {result['protocol']}", parts=(scores, differences))
+    parts = (_scores(run, result), _differences(run, result)) if result["arms"] else ()
+    return Section(f"On other data: {result['split'][OTHER]} images", parts=parts)
+
+
+def _means(result: Result) -> dict[str, Any]:
+    """The result with one nameless seed of each arm: the means, for the table of all measures."""
+    tta = shown_tta(result)
+    arms = {arm: _of_seeds(result, arm, tta) for arm in arms_in_order(result)}
+    return {"arms": {arm: {"seeds": {"0": {tta: _mean(found)}}} for arm, found in arms.items() if found}}
+
+
+def _mean(values: Sequence[Any]) -> Any:  # noqa: ANN401  (a tree of numbers)
+    """Trees of numbers, averaged leaf by leaf; a leaf that is None in one is None."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return {key: _mean([one[key] for one in values]) for key in first}
+    return None if any(one is None for one in values) else fmean(values)

@@ -15,7 +15,7 @@ from PIL import Image
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7f7f7f", "#f0e442", "#882255", "#117733")
 """Told apart in every common form of colour blindness (Okabe and Ito, and two of Tol)."""
 _MOST_ROWS = 12
-_STYLE: Any = {
+STYLE: Any = {
     "svg.hashsalt": "nucstyle",
     "svg.fonttype": "none",
     "font.size": 9,
@@ -26,7 +26,7 @@ _STYLE: Any = {
 
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
     text = file.getvalue()
     return text[text.index("<svg") :]
@@ -52,7 +52,7 @@ def modalities(
     """
     colours = colours_of(list(examples))
     shown = dict(list(examples.items())[:_MOST_ROWS])
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, max(3.6, 0.78 * len(shown) + 0.8)), layout="constrained")
         left, right = cast(Any, figure.subfigures(1, 2, width_ratios=(1.0, 1.15)))
         axes = left.subplots()
@@ -73,7 +73,7 @@ def modalities(
                 with Image.open(picture) as file:
                     cell.imshow(np.asarray(file.convert("RGB")))
             row[0].set_title(name, loc="left", fontsize=8, color=colours[name], pad=2)
-        return _save(figure, folder, "modalities")
+        return save_figure(figure, folder, "modalities")
 
 
 def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) -> tuple[Path, ...]:
@@ -84,7 +84,7 @@ def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) ->
         chosen: The number taken.
         folder: Where `candidates.png` and `candidates.svg` go.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.0), layout="constrained")
         axes = figure.subplots()
         k = [one["k"] for one in tried]
@@ -105,10 +105,10 @@ def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) ->
         axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
         axes.set_xticks(k)
         axes.legend(frameon=False, fontsize=8, loc="lower left")
-        return _save(figure, folder, "candidates")
+        return save_figure(figure, folder, "candidates")
 
 
-def _save(figure: Figure, folder: Path, name: str) -> tuple[Path, ...]:
+def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, ...]:
     """As PNG for slides and SVG for a paper; the same data gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     files = (folder / f"{name}.png", folder / f"{name}.svg")
@@ -125,7 +125,7 @@ def curves(series: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> s
     """
     columns = min(4, len(series))
     rows = -(-len(series) // columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.5 * columns, 1.8 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(series) :]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import OptionError
 from nucstyle.core.labels import relabel
+from nucstyle.metrics.matching import overlap
 
 # H, W = size of the field, h, w = size of the picture, N = nuclei
 
@@ -21,6 +22,8 @@ TRUTH_COLOUR = "#ffd400"
 """Contours of the ground truth: yellow."""
 PREDICTED_COLOUR = "#00c2ff"
 """Contours of the prediction: light blue. Yellow and blue stay apart in every common form of colour blindness."""
+TRUE_COLOUR, COMMON_COLOUR, GAINED_COLOUR, LOST_COLOUR = "#ffffff", "#2f8fff", "#ffd400", "#ff3030"
+"""Where two predictions are compared: the truth, contours of both (blue as in figure 4 of the paper), gained and lost ones."""
 FRAME_COLOUR = "#1f6feb"
 """Frame of a self-reconstruction in the style grid."""
 VIEW_PX = 512
@@ -67,20 +70,87 @@ def draw_overlay(image: Tensor, truth: Tensor | None, predicted: Tensor) -> Tens
     """
     size = tuple(image.shape[-2:])
     for labels in (truth, predicted):
-        if labels is not None and tuple(labels.shape) != size:
-            msg = f"cannot draw labels of size {tuple(labels.shape)} over an image of size {size}; they must be equal"
-            raise OptionError(msg)
+        if labels is not None:
+            _check_size(labels, size)
     factor = 2 if max(size) < ENLARGE_BELOW_PX else 1
     picture = _enlarge(_brightened(image.detach().cpu().float()), factor)
     lines = [(_outer_contours(_enlarge(predicted.cpu(), factor)), PREDICTED_COLOUR)]
     if truth is not None:
         lines.append((_inner_contours(_enlarge(truth.cpu(), factor)), TRUTH_COLOUR))
+    return _draw_lines(picture, lines)
+
+
+def _check_size(labels: Tensor, size: tuple[int, ...]) -> None:
+    if tuple(labels.shape) != size:
+        msg = f"cannot draw labels of size {tuple(labels.shape)} over an image of size {size}; they must be equal"
+        raise OptionError(msg)
+
+
+def _draw_lines(picture: Tensor, lines: Sequence[tuple[Tensor, str]]) -> Tensor:
+    """Colour the pixels of lines, (H, W) bool, later ones over earlier ones, each darkened around."""
     drawn = torch.stack([line for line, _ in lines]).any(dim=0)
     casing = F.max_pool2d(drawn[None].float(), kernel_size=3, stride=1, padding=1)[0] > 0
     picture = torch.where(casing, picture * _CASING, picture)
     for line, colour in lines:
         picture = torch.where(line, _rgb(colour)[:, None, None], picture)
     return picture
+
+
+def draw_change(image: Tensor, truth: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Draw what changed between two predictions of a field, as figure 4 of the paper, beside the truth.
+
+    Left the true contours in white. Right the predicted ones: nuclei of both predictions (an IoU above 0.5) in blue as the second
+    has them, those of the second alone in yellow, those of the first alone in red.
+
+    Args:
+        image: (3, H, W) float in [0, 1].
+        truth: (H, W) integer labels.
+        before: (H, W) integer labels of the first prediction.
+        after: (H, W) integer labels of the second.
+
+    Returns:
+        (3, h, w) float32 in [0, 1]: the two beside each other.
+
+    Raises:
+        OptionError: Image and labels are of different sizes.
+    """
+    kept_before, kept_after = _found_in_both(before, after)
+    left = _with_contours(image, [(truth, TRUE_COLOUR)])
+    changed = [
+        (before * ~torch.isin(before, kept_before), LOST_COLOUR),
+        (after * torch.isin(after, kept_after), COMMON_COLOUR),
+        (after * ~torch.isin(after, kept_after), GAINED_COLOUR),
+    ]
+    right = _with_contours(image, changed)
+    return torch.cat([left, torch.ones(3, left.shape[1], _GAP_PX), right], dim=2)
+
+
+def _found_in_both(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of the nuclei that both predictions have, in the first and in the second."""
+    table = overlap(before.numpy(), after.numpy())
+    same = table.above(1, 2)
+    numbers = [
+        _in_reading_order(labels)[index[same]]
+        for labels, index in ((before, table.truth_index), (after, table.predicted_index))
+    ]
+    return torch.from_numpy(numbers[0]), torch.from_numpy(numbers[1])
+
+
+def _in_reading_order(labels: Tensor) -> npt.NDArray[np.int64]:
+    """(N,): the numbers of the nuclei as they are met row by row, as `metrics.matching` counts them."""
+    numbers, first = np.unique(labels.numpy(), return_index=True)
+    order = np.argsort(first)
+    found = numbers[order].astype(np.int64)
+    return found[found > 0]
+
+
+def _with_contours(image: Tensor, drawn: Sequence[tuple[Tensor, str]]) -> Tensor:
+    """Inner contours of label maps over a field, later ones over earlier ones."""
+    for labels, _ in drawn:
+        _check_size(labels, tuple(image.shape[-2:]))
+    factor = 2 if max(image.shape[-2:]) < ENLARGE_BELOW_PX else 1
+    picture = _enlarge(_brightened(image.detach().cpu().float()), factor)
+    return _draw_lines(picture, [(_inner_contours(_enlarge(labels, factor)), colour) for labels, colour in drawn])
 
 
 def _brightened(image: Tensor) -> Tensor:

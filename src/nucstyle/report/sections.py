@@ -446,10 +446,13 @@ def train_segmenter(run: Path) -> Section:
 def _gate(run: Path) -> list[Section]:
     """What the gate let through; nothing where there was none, or the run is not finished."""
     gate = read_json(run / "result.json").get("gate") if (run / "result.json").is_file() else None
-    if gate is None:
-        return []
+    return [] if gate is None else gate_parts(gate, "Restyled images that the gate let through")
+
+
+def gate_parts(gate: Mapping[str, Any], title: str) -> list[Section]:
+    """The matrix of what the gate let through, and why not; `gate` as in a `result.json`."""
     why = Section("Why not", table=tables.refusal_table(gate))
-    return [Section("Restyled images that the gate let through", (_GATE,), table=tables.gate_table(gate), parts=(why,))]
+    return [Section(title, (_GATE,), table=tables.gate_table(gate), parts=(why,))]
 
 
 _GATE = (

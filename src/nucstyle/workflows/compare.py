@@ -36,8 +36,9 @@ from nucstyle.workflows.cells import (
     score_cell,
 )
 from nucstyle.workflows.comparison import describe_images, sum_up
+from nucstyle.workflows.comparison_pictures import draw_gallery, draw_styles
 from nucstyle.workflows.evaluate import largest_modality
-from nucstyle.workflows.load import find_weights
+from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.named import NamedImages, check_masks_seen, name_images, with_modalities
 from nucstyle.workflows.provenance import check_unseen, data_fingerprint
 from nucstyle.workflows.recipes import segmenter_recipe
@@ -385,7 +386,10 @@ def _work(
         check_scorable(cell_folder(folder, *key), scoring)
     with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S) as run:
         run.write_environment(device=comparison.device, precision=comparison.precision)
-        describe_images(folder, comparison.named.images, scoring, progress)
+        describe_images(folder, comparison.named.images, comparison.train, scoring, progress)
+        if comparison.style is not None:
+            model = load_style(comparison.style, device=comparison.device)
+            draw_styles(folder, model, comparison.named.bare_training_part())
     failures = []
     for number, key in enumerate(chosen, start=1):
         cell = cell_folder(folder, *key)
@@ -418,6 +422,7 @@ def _conclude(out: Path, comparison: _Comparison, scoring: Scoring, on: str) -> 
     folder = out / comparison.protocol
     with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S):
         result = sum_up(folder, comparison.config, scoring, on)
+        draw_gallery(folder, scoring.parts[on], result)
     with RunFolder.open(out, read_config(out), resume=True, patience_s=_PATIENCE_S):
         for path in (folder, out):
             write_report(path)

@@ -32,22 +32,23 @@ Seeds = Mapping[int, Mapping[str, Scores]]
 """Of an arm: seed -> mode of test-time augmentation -> S."""
 
 
-def describe_images(folder: Path, images: Dataset, scoring: Scoring, progress: Progress) -> None:
+def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scoring, progress: Progress) -> None:
     """Write `images.json`; areas that it holds already are not measured again.
 
     Args:
         folder: Of the protocol.
-        images: With the training images, for the usual area of the nuclei of the largest modality.
+        images: All that may be trained on, with all their masks.
+        train: Those that are trained on, read already: where they are of the largest modality, no file is opened again.
         scoring: The images that are scored.
         progress: Shown to the person.
     """
     known = read_json(folder / IMAGES) if (folder / IMAGES).is_file() else {}
-    typical = known["median_nucleus_px"] if known else _typical_area(images, scoring.largest, progress)
+    typical = known["median_nucleus_px"] if known else _typical_area(images, train, scoring.largest, progress)
     parts: dict[str, dict[str, Any]] = dict(known.get("parts", {}))
     areas = {name: one["nucleus_px"] for part in parts.values() for name, one in part.items()}
     for part, dataset in scoring.parts.items():
-        new = [record for record in dataset.records if record.id not in areas]
-        areas |= _areas(Dataset(new), f"measure the nuclei of the {part} images", progress)
+        new = [index for index, record in enumerate(dataset.records) if record.id not in areas]
+        areas |= _areas(dataset, new, f"measure the nuclei of the {part} images", progress)
         parts[part] = {
             one.id: {"modality": one.modality, "field_of_view": one.field_of_view, "nucleus_px": areas[one.id]}
             for one in dataset.records
@@ -56,20 +57,22 @@ def describe_images(folder: Path, images: Dataset, scoring: Scoring, progress: P
     write_json(folder / IMAGES, {"format": 1, "train": len(images.part("train", None)), **table})
 
 
-def _typical_area(images: Dataset, largest: str | None, progress: Progress) -> float | None:
+def _typical_area(images: Dataset, train: Dataset, largest: str | None, progress: Progress) -> float | None:
     """The median over the training images of the largest modality of the median area of their nuclei."""
-    train = images.part("train", None).annotated().where(lambda record: record.modality == largest)
-    return _median(list(_areas(train, "measure the nuclei of the training images", progress).values()))
+    is_there = any(record.modality == largest for record in train.records)
+    source = train if is_there else images.part("train", None).annotated()
+    own = [index for index, record in enumerate(source.records) if record.modality == largest]
+    return _median(list(_areas(source, own, "measure the nuclei of the training images", progress).values()))
 
 
-def _areas(dataset: Dataset, stage: str, progress: Progress) -> dict[str, float | None]:
+def _areas(dataset: Dataset, chosen: Sequence[int], stage: str, progress: Progress) -> dict[str, float | None]:
+    """The usual area of the nuclei of some images, by id."""
     areas: dict[str, float | None] = {}
-    if not len(dataset):
-        return areas
-    progress.start(stage, len(dataset), "image")
-    for number, sample in enumerate(dataset, start=1):
-        areas[sample.id] = _usual_area(sample)
-        progress.advance(number)
+    if chosen:
+        progress.start(stage, len(chosen), "image")
+    for done, index in enumerate(chosen, start=1):
+        areas[dataset.records[index].id] = _usual_area(dataset[index])
+        progress.advance(done)
     return areas
 
 
@@ -162,6 +165,7 @@ def _summary(folder: Path, config: Mapping[str, Any], part: str) -> dict[str, An
                 if reference != arm and (found := _differences(seeds, scored[reference], groups, fields))
             }
             for arm, seeds in scored.items()
+            if arm != NONE
         },
     }
 

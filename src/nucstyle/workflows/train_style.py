@@ -229,7 +229,7 @@ def fit_style(run: RunFolder, style_run: StyleRun, *, progress: Progress, group:
         return
     recipe, model_of = style_run.recipe, style_run.modality_model
     run.write_environment(device=style_run.device, precision=style_run.precision)
-    trainer, sources = make_trainer(style_run, group), _grid_sources(style_run)
+    trainer, sources = make_trainer(style_run, group), grid_sources(style_run.train, model_of.names)
     fit_judge(run, style_run, progress=progress)
 
     def save(path: Path, step: int) -> None:
@@ -324,12 +324,12 @@ def fit_judge(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> Non
         )
 
 
-def _grid_sources(style_run: StyleRun) -> list[Tensor]:
+def grid_sources(train: Dataset, modalities: Sequence[str]) -> list[Tensor]:
     """One fixed training image a modality, (3, S, S): the first by id, its middle."""
     sources = []
-    for name in style_run.modality_model.names:
-        index = next(i for i, record in enumerate(style_run.train.records) if record.modality == name)
-        image = style_run.train[index].image
+    for name in modalities:
+        index = next(i for i, record in enumerate(train.records) if record.modality == name)
+        image = train.image(index)
         height, width = image.shape[1:]
         side = min(GRID_PX, height, width)
         top, left = (height - side) // 2, (width - side) // 2

@@ -1,0 +1,130 @@
+"""Figures of a comparison, each as PNG, SVG and the CSV of what it shows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from nucstyle.report.figures import STYLE, colours_of, save_figure
+
+_SPREAD = 0.7
+"""Width that the arms of a group take together."""
+
+
+def scores(values: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) -> Path:
+    """Draw the score of every arm in every group: a line at the mean, a dot for each seed.
+
+    Args:
+        values: Arm -> group -> score of each seed.
+        folder: Where `scores.png`, `scores.svg` and `scores.csv` go.
+    """
+    groups = list(next(iter(values.values())))
+    rows = [
+        [arm, group, seed, value]
+        for arm, own in values.items()
+        for group in groups
+        for seed, value in enumerate(own[group])
+    ]
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(groups)
+        for arm, place, colour in _places(list(values)):
+            for number, group in enumerate(groups):
+                own = values[arm][group]
+                if own:
+                    axes.plot([number + place] * len(own), own, "o", c=colour, ms=3, alpha=0.7, mew=0)
+                    axes.hlines(fmean(own), number + place - 0.06, number + place + 0.06, colors=colour, lw=2)
+            axes.plot([], [], "o", c=colour, ms=4, label=arm)
+        axes.set_ylabel("DSB score")
+        axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=8, ncols=min(6, len(values)), loc="lower left", bbox_to_anchor=(0, 1))
+        return _write(figure, folder, "scores", [["arm", "group", "place_of_seed", "dsb_score"], *rows])
+
+
+def differences(values: Mapping[str, Mapping[str, Mapping[str, Any]]], reference: str, folder: Path) -> Path:
+    """Draw how much better than a reference every arm is in every group, with 95 % intervals; images where there is none.
+
+    Args:
+        values: Arm -> group -> an entry of `differences` of a result.
+        reference: The arm that is compared to.
+        folder: Where `differences-to-REFERENCE.png`, `.svg` and `.csv` go.
+    """
+    groups = list(next(iter(values.values())))
+    names = ("mean", "low", "high", "fields", "seeds", "better", "worse")
+    rows = [[arm, group, *(own[group][name] for name in names)] for arm, own in values.items() for group in groups]
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(groups)
+        axes.axhline(0, c="#7f7f7f", lw=1)
+        for arm, place, colour in _places(list(values)):
+            for number, group in enumerate(groups):
+                one, x = values[arm][group], number + place
+                if one["low"] is None:
+                    images = list(one["images"].values())
+                    axes.plot([x] * len(images), images, "_", c=colour, ms=5, alpha=0.5)
+                    axes.plot(x, one["mean"], "o", mfc="white", mec=colour, ms=5)
+                else:
+                    axes.vlines(x, one["low"], one["high"], colors=colour, lw=1.6)
+                    axes.plot(x, one["mean"], "o", c=colour, ms=5)
+            axes.plot([], [], "o", c=colour, ms=4, label=arm)
+        axes.set_ylabel(f"DSB score above that of {reference}")
+        axes.legend(frameon=False, fontsize=8, ncols=min(6, len(values)), loc="lower left", bbox_to_anchor=(0, 1))
+        return _write(
+            figure, folder, f"differences-to-{reference.replace('+', '-')}", [["arm", "group", *names], *rows]
+        )
+
+
+def learning(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], name: str, title: str, folder: Path) -> Path:
+    """Draw the course of a number over the steps: a thin line a seed, all seeds of an arm in its colour.
+
+    Args:
+        runs: Arm -> of each seed (step, value).
+        name: Of the files.
+        title: Of the axis.
+        folder: Where they go.
+    """
+    rows = [
+        [arm, place, step, value]
+        for arm, seeds in runs.items()
+        for place, points in enumerate(seeds)
+        for step, value in points
+    ]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for arm, _, colour in _places(list(runs)):
+            for place, points in enumerate(runs[arm]):
+                label = arm if place == 0 else None
+                axes.plot(*zip(*points, strict=True), c=colour, lw=1, alpha=0.8, label=label)
+        axes.set_xlabel("step")
+        axes.set_ylabel(title)
+        axes.legend(frameon=False, fontsize=8)
+        return _write(figure, folder, name, [["arm", "place_of_seed", "step", "value"], *rows])
+
+
+def _axes(groups: Sequence[str]) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(max(6.4, 1.25 * len(groups) + 1), 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xticks(range(len(groups)), [group.replace("-", "-\n", 1) for group in groups], fontsize=8)
+    for border in range(1, len(groups)):
+        axes.axvline(border - 0.5, c="#e4e7eb", lw=0.8)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
+    return figure, axes
+
+
+def _places(arms: Sequence[str]) -> list[tuple[str, float, str]]:
+    """(arm, shift from the middle of its group, colour)."""
+    step, colours = _SPREAD / max(1, len(arms)), colours_of(arms)
+    return [(arm, (place - (len(arms) - 1) / 2) * step, colours[arm]) for place, arm in enumerate(arms)]
+
+
+def _write(figure: Figure, folder: Path, name: str, table: Sequence[Sequence[object]]) -> Path:
+    """The three files; returns the PNG."""
+    files = save_figure(figure, folder, name)
+    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(table)
+    return files[0]

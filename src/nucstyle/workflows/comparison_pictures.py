@@ -1,0 +1,88 @@
+"""What a comparison shows of images: those that gained and lost most, and the styles that were drawn (paper, figures 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from nucstyle.data.dataset import Dataset
+from nucstyle.data.image_io import read_labels, write_png
+from nucstyle.data.manifest import file_name
+from nucstyle.data.run_folder import write_json
+from nucstyle.report.comparison import GALLERY, STYLE_GRID, shown_arm, shown_tta
+from nucstyle.report.pictures import draw_change
+from nucstyle.style.model import StyleModel
+from nucstyle.workflows.arms import NONE
+from nucstyle.workflows.cells import cell_folder, predictions_folder
+from nucstyle.workflows.train_style import draw_style_grid, grid_sources
+
+_MOST = 10
+
+
+def draw_gallery(folder: Path, dataset: Dataset, result: Mapping[str, Any]) -> None:
+    """Draw the images that gained and lost most by the arm that is shown (mean over seeds), with the contours of one seed.
+
+    Args:
+        folder: Of the protocol; `gallery.json` says what is in `samples/`. Images whose label files are elsewhere are left out.
+        dataset: The images that are scored, with their masks.
+        result: Of the comparison.
+    """
+    arm, tta = shown_arm(result), shown_tta(result)
+    told: list[dict[str, Any]] = []
+    if arm is not None and NONE in result["arms"]:
+        gains = _gains(result, arm, tta)
+        order = sorted(gains, key=lambda name: (-gains[name], name))
+        best = [name for name in order[:_MOST] if gains[name] > 0]
+        worst = [name for name in reversed(order[-_MOST:]) if gains[name] < 0]
+        for kind, names in (("gain", best), ("loss", worst)):
+            for place, name in enumerate(names):
+                picture = f"{kind}-{place:02d}.png"
+                seed = _draw(folder, folder / "samples" / picture, dataset, result, (arm, tta, name))
+                if seed is not None:
+                    told.append({"file": picture, "kind": kind, "id": name, "difference": gains[name], "seed": seed})
+    write_json(folder / GALLERY, {"format": 1, "arm": arm, "tta": tta, "pictures": told})
+
+
+def _seeds(result: Mapping[str, Any], arm: str, tta: str) -> list[str]:
+    """Of which both an arm and `none` have scores."""
+    ours, theirs = (result["arms"][name]["seeds"] for name in (arm, NONE))
+    return sorted((seed for seed in ours if tta in ours[seed] and tta in theirs.get(seed, {})), key=int)
+
+
+def _gains(result: Mapping[str, Any], arm: str, tta: str) -> dict[str, float]:
+    """By id the mean over seeds of the difference to `none`."""
+    pairs = [
+        [result["arms"][name]["seeds"][seed][tta]["images"] for name in (arm, NONE)]
+        for seed in _seeds(result, arm, tta)
+    ]
+    return {name: fmean(ours[name] - theirs[name] for ours, theirs in pairs) for name in (pairs[0][0] if pairs else ())}
+
+
+def _draw(
+    folder: Path, path: Path, dataset: Dataset, result: Mapping[str, Any], what: tuple[str, str, str]
+) -> int | None:
+    """Draw an image; returns the seed whose contours are shown, None where no seed has both label files."""
+    arm, tta, name = what
+    for seed in map(int, _seeds(result, arm, tta)):
+        files = [
+            predictions_folder(cell_folder(folder, one, seed), result["on"], tta)
+            / "predictions"
+            / f"{file_name(name)}_labels.tif"
+            for one in (NONE, arm)
+        ]
+        if all(file.is_file() for file in files):
+            sample = next(dataset[index] for index, record in enumerate(dataset.records) if record.id == name)
+            assert sample.labels is not None
+            path.parent.mkdir(exist_ok=True)
+            write_png(path, draw_change(sample.image, sample.labels, *(read_labels(file) for file in files)))
+            return seed
+    return None
+
+
+def draw_styles(folder: Path, model: StyleModel, train: Dataset) -> None:
+    """Draw the grid of styles (paper, figure 3) where it is missing; not where there is no training image of some modality."""
+    path = folder / "samples" / STYLE_GRID
+    if not path.exists() and {record.modality for record in train.records}.issuperset(model.modalities):
+        draw_style_grid(path, model, grid_sources(train, model.modalities))

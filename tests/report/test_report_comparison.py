@@ -1,0 +1,214 @@
+"""The page of a comparison: bold only what is sure, ours beside the published figures, figures with their data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from nucstyle.core.config import to_toml
+from nucstyle.data.image_io import write_png
+from nucstyle.metrics.dsb import dsb_score
+from nucstyle.metrics.summary import summarise
+from nucstyle.report.comparison import arm_table, difference_table, shown_arm
+from nucstyle.report.page import write_report
+from nucstyle.report.pictures import COMMON_COLOUR, GAINED_COLOUR, LOST_COLOUR, TRUE_COLOUR, draw_change
+from nucstyle.workflows.cells import Scoring
+from nucstyle.workflows.comparison import sum_up
+
+CONFIG = {
+    "verb": "compare",
+    "protocol": "full",
+    "annotated": [],
+    "recipe": {
+        "name": "mirzaev",
+        "training": {"steps": 30, "batch_size": 2},
+        "segmenter": {"network": "lite"},
+    },
+}
+NAMES = [f"image-{number}" for number in range(10)]
+MODALITIES = {name: "he" if number > 6 else "dapi" for number, name in enumerate(NAMES)}
+SHIFTS = {"none": 3, "recolour": 2, "style": 0}
+"""How far the nucleus of a prediction is off, in pixels; `none` wins by itself in the last image."""
+
+
+def square(top):
+    labels = np.zeros((24, 24), np.int32)
+    labels[top : top + 8, 4:12] = 1
+    return labels
+
+
+def write_cell(folder, arm, seed):
+    cell = folder / arm / f"seed-{seed}"
+    cell.mkdir(parents=True)
+    scores = {name: dsb_score(square(4), square(4 + SHIFTS[arm] + seed)) for name in NAMES[:-1]}
+    scores[NAMES[-1]] = dsb_score(square(4), square(4 + (3 if arm == "style" else 0)))
+    summary = summarise(scores, MODALITIES, "dapi")
+    result = {"format": 1, "verb": "cell", "seed": seed, "recipe": "mirzaev", "arm": arm}
+    result["scores"] = {"validation": {"none": summary}}
+    if arm == "style":
+        result["gate"] = {"outcomes": ["accepted", "gone", "given up"], "modalities": ["a"], "tally": [[[6, 2, 0]]]}
+    (cell / "result.json").write_text(json.dumps(result))
+    (cell / "config.toml").write_text('verb = "cell"\n')
+    lines = [{"step": step, "quality": min(step, 20 if seed else 30) / 100} for step in (10, 20, 30)]
+    (cell / "measures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (cell / "log.jsonl").write_text("".join(json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in (1, 2)))
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    """Three arms with two seeds; images in ten fields, of which three are of the minority."""
+    folder = tmp_path / "full"
+    for arm in SHIFTS:
+        for seed in (0, 1):
+            write_cell(folder, arm, seed)
+    described = {name: {"modality": MODALITIES[name], "field_of_view": None, "nucleus_px": 64} for name in NAMES}
+    images = {"format": 1, "largest": "dapi", "median_nucleus_px": 64, "train": 5, "parts": {"validation": described}}
+    (folder / "images.json").write_text(json.dumps(images))
+    (folder / "config.toml").write_text(to_toml(CONFIG))
+    (tmp_path / "config.toml").write_text('verb = "compare"\n')
+    sum_up(folder, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
+    return folder
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_number_is_bold_only_where_its_interval_does_not_hold_zero(protocol):
+    page = write_report(protocol).read_text()
+    groups = [
+        one
+        for references in result_of(protocol)["differences"].values()
+        for modes in references.values()
+        for one in modes["none"].values()
+    ]
+    sure = [one for one in groups if one["low"] is not None and (one["low"] > 0 or one["high"] < 0)]
+    assert 0 < len(sure) < len(groups)
+    assert len(re.findall("<strong>", page)) == len(sure)
+    for one in sure:
+        assert f"<strong>{one['mean']:+.3f}</strong></td><td>{one['low']:+.3f} to {one['high']:+.3f}" in page
+
+
+def test_where_there_is_no_interval_every_image_is_named(protocol):
+    page = write_report(protocol).read_text()
+    few = result_of(protocol)["differences"]["style"]["none"]["none"]["he"]
+    assert (few["low"], few["fields"]) == (None, 3)
+    for name, gain in few["images"].items():
+        assert f"{gain:+.3f} ({name[:8]})" in page
+
+
+def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
+    result = result_of(protocol)
+    assert result["reference"] == "recolour"
+    assert result["differences"]["style"].keys() == {"none", "recolour"}
+    assert result["differences"]["recolour"].keys() == {"none"}
+    assert shown_arm(result) == "style"
+    firsts = [row[0] for row in difference_table(result)[1:]]
+    assert list(dict.fromkeys(firsts)) == ["recolour - none, none", "style - none, none", "style - recolour, none"]
+    assert [row[0] for row in arm_table(result)[1:]] == ["none, none", "recolour, none", "style, none"]
+
+
+def test_table_1_has_the_published_figures_and_ours_where_the_recipe_is_theirs(protocol):
+    page = write_report(protocol).read_text()
+    scores = result_of(protocol)["arms"]["none"]["seeds"]
+    mean = sum(scores[seed]["none"]["dsb_score"] for seed in "01") / 2
+    rows = {row[0]: row[1:] for row in (re.findall("<td>([^<]*)</td>", line) for line in page.splitlines()) if row}
+    assert rows["BIOMAGic"][:2] == ["0.570", "not run"]
+    assert rows["Deep Retina w/ style augmentation"][:2] == ["0.609", "not run"]
+    assert rows["Inom Mirzaev w/o style augmentation"][0] == "0.599"
+    assert rows["Inom Mirzaev w/o style augmentation"][1].startswith(f"{mean:.3f} ± ")
+    assert rows["mirzaev (lite), style"][0] == "-"
+    assert "0.614" in page
+    assert "under-trained" in page
+
+
+def test_the_page_says_whether_the_budget_was_enough(protocol):
+    assert "rose by 0.050 (mean over seeds): not converged" in write_report(protocol).read_text()
+    for seed in (0, 1):
+        path = protocol / "none" / f"seed-{seed}" / "measures.jsonl"
+        path.write_text(path.read_text().replace("0.3}", "0.205}"))
+    assert re.search(r"rose by 0.00\d \(mean over seeds\): converged", write_report(protocol).read_text())
+
+
+def test_figures_come_with_their_data_and_the_same_bytes(protocol):
+    write_report(protocol)
+    folder = protocol / "figures"
+    names = {"scores", "differences-to-none", "differences-to-recolour", "loss", "validation-quality"}
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("png", "svg", "csv")
+    }
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with (folder / "differences-to-none.csv").open(newline="") as file:
+        rows = {(row["arm"], row["group"]): row for row in csv.DictReader(file)}
+    told = result_of(protocol)["differences"]["style"]["none"]["none"]["all"]
+    assert float(rows["style", "all"]["mean"]) == told["mean"]
+    assert float(rows["style", "all"]["low"]) == told["low"]
+    assert rows["style", "he"]["low"] == ""
+    write_report(protocol)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_gates_are_summed_over_seeds(protocol):
+    page = write_report(protocol).read_text()
+    assert "let through: style" in page
+    assert "0.75 of 16" in page
+
+
+def test_the_gallery_shows_what_was_drawn(protocol):
+    (protocol / "samples").mkdir()
+    write_png(protocol / "samples" / "gain-00.png", torch.rand(3, 8, 8))
+    told = {"file": "gain-00.png", "kind": "gain", "id": "image-3", "difference": 0.25, "seed": 1}
+    (protocol / "gallery.json").write_text(json.dumps({"arm": "style", "tta": "none", "pictures": [told]}))
+    page = write_report(protocol).read_text()
+    assert "+0.250, seed 1 (image-3)" in page
+    assert "Largest gain" in page
+    assert "Largest loss" not in page
+
+
+def test_the_page_of_the_run_has_every_protocol_and_fetches_nothing(protocol):
+    page = write_report(protocol.parent).read_text()
+    assert "Protocol full" in page
+    assert "Protocol transfer" not in page
+    addresses = re.findall(r"(?:src|href)=\"([^\"]*)\"", page)
+    assert addresses
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in addresses)
+
+
+def test_a_comparison_without_a_finished_cell_has_a_page(tmp_path):
+    (tmp_path / "config.toml").write_text('verb = "compare"\n')
+    assert "No cell is finished yet" in write_report(tmp_path).read_text()
+
+
+def colour_of(text):
+    return torch.tensor([int(text[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+
+
+def test_a_change_is_drawn_in_blue_yellow_and_red_beside_the_truth():
+    both, gained, lost = (slice(4, 10), slice(4, 10)), (slice(14, 20), slice(4, 10)), (slice(4, 10), slice(20, 26))
+    before, after, truth = (torch.zeros(32, 32, dtype=torch.int32) for _ in range(3))
+    before[lost], before[both] = 3, 7  # numbers need not be those of reading order
+    after[gained], after[both] = 1, 2
+    truth[gained] = 5
+    image = torch.full((3, 32, 32), 0.4)
+    image[:, 0] = 1  # the brightest stays as it is
+    drawn = draw_change(image, truth, before, after)
+    left, right = drawn[:, :, :64], drawn[:, :, -64:]
+
+    def at(picture, place):
+        return picture[:, 2 * place[0].start, 2 * place[1].start]
+
+    assert torch.allclose(at(right, both), colour_of(COMMON_COLOUR))
+    assert torch.allclose(at(right, gained), colour_of(GAINED_COLOUR))
+    assert torch.allclose(at(right, lost), colour_of(LOST_COLOUR))
+    assert torch.allclose(at(left, gained), colour_of(TRUE_COLOUR))
+    assert not torch.allclose(at(left, lost), colour_of(TRUE_COLOUR))
+
+
+def test_a_change_between_empty_predictions_can_be_drawn():
+    empty = torch.zeros(16, 16, dtype=torch.int32)
+    assert draw_change(torch.rand(3, 16, 16), empty, empty, empty).shape == (3, 32, 70)
