@@ -45,7 +45,15 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on in RUN.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older run in RUN.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Format = Annotated[str | None, typer.Option("--format", help="dsb2018, pairs or manifest [default: detected].")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="LAYOUT",
+        help="Of the data: dsb2018, rle, pairs, cellpose, stardist, coco, bbbc039, nuinsseg, domains or manifest "
+        "[default: detected].",
+    ),
+]
 Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]
 Set = Annotated[
     list[str] | None,
@@ -236,7 +244,7 @@ def augment(
     copies: Annotated[int, typer.Option(min=1, help="Restyled copies of each training image.")] = 3,
     style: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Style weights.")] = "dsb2018",
     to: Annotated[
-        str, typer.Option("--to", metavar="LAYOUT", help="pairs, dsb2018, cellpose, stardist or nnunet.")
+        str, typer.Option("--to", metavar="LAYOUT", help="pairs, dsb2018, rle, coco, cellpose, stardist or nnunet.")
     ] = "pairs",
     targets: Annotated[
         str | None, typer.Option(metavar="MODALITY,...", help="Move copies into these modalities alone [default: all].")

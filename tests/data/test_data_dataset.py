@@ -148,8 +148,8 @@ def test_an_empty_manifest_is_refused(tmp_path, refusal):
 
 
 def test_an_unknown_format_is_refused_with_those_there_are(tmp_path, refusal):
-    message = refusal(DatasetError, open_dataset, tmp_path, format="coco")
-    assert message == f"--format coco: unknown; known: {', '.join(READABLE)}"
+    message = refusal(DatasetError, open_dataset, tmp_path, format="napari")
+    assert message == f"--format napari: unknown; known: {', '.join(READABLE)}"
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])

@@ -249,6 +249,10 @@ def test_nothing_in_the_package_can_unpickle_or_evaluate_what_it_reads():
     )
     files = sorted(Path(nucstyle.__file__).parent.rglob("*.py"))
     assert len(files) > 40
+    # The one reader of what other programs pickle: of the module it takes the class whose names it resolves itself.
+    reader = next(file for file in files if file.parts[-2:] == ("data", "pickled.py"))
+    assert set(re.findall(r"\bpickle\.\w+|from pickle.*", reader.read_text())) == {"pickle.Unpickler"}
+    files.remove(reader)
     found = [f"{file}: {line}" for file in files for line in file.read_text().splitlines() if forbidden.search(line)]
     assert found == []
 

@@ -15,6 +15,7 @@ from nucstyle.augment.style import StyleTransfer
 from nucstyle.core.errors import OptionError
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import read_image
+from nucstyle.data.layouts import WRITABLE
 from nucstyle.data.manifest import Record
 from nucstyle.data.run_folder import read_config, read_json
 from nucstyle.data.weights import load_weights
@@ -171,15 +172,36 @@ def layout(run_verb, manifest, tmp_path, name):
     return tmp_path / name
 
 
-@pytest.mark.parametrize("name", ["pairs", "dsb2018", "cellpose", "stardist", "nnunet"])
+@pytest.mark.parametrize("name", WRITABLE)
 def test_every_layout_reads_back_exactly(run_verb, manifest, tmp_path, name):
     folder = layout(run_verb, manifest, tmp_path, name)
+    reads_back_exactly(manifest, folder)
+
+
+def reads_back_exactly(manifest, folder):
     before = {sample.id: sample for sample in open_dataset(manifest)}
-    for sample in open_dataset(folder):
+    made = open_dataset(folder)
+    assert len(made) == 5 + 6
+    for sample in made:
         own = before[sample.id.partition("-style")[0]]
         assert torch.equal(sample.labels, own.labels)
         if sample.id in before:
             assert torch.equal(sample.image, own.image)
+
+
+@pytest.mark.parametrize("name", ["rle", "coco"])
+def test_one_file_for_all_images_is_whole_however_often_the_work_was_stopped(run_verb, manifest, tmp_path, name):
+    """Stopped after all was joined, and with images gone that are made again."""
+    folder = layout(run_verb, manifest, tmp_path, name)
+    (joined,) = {record.labels for record in open_dataset(folder).records}
+    whole = joined.read_bytes()
+    for gone in ([], ["field-0.png", "field-1-style2.png"]):
+        for file in gone:
+            (folder / "images" / file).unlink()
+        (folder / "result.json").unlink()
+        run(run_verb, manifest, "--to", name, "--targets", LIGHT, "--resume", out=name)
+        assert joined.read_bytes() == whole
+        reads_back_exactly(manifest, folder)
 
 
 def test_cellpose_finds_masks_by_their_names(run_verb, manifest, tmp_path):
@@ -321,7 +343,7 @@ def test_a_number_of_copies_must_be():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--to", "napari"), "--to napari: unknown; known: pairs, dsb2018, cellpose, stardist, nnunet"),
+        (("--to", "napari"), f"--to napari: unknown; known: {', '.join(WRITABLE)}"),
         (("--targets", "neon"), "unknown target modality ['neon']"),
         (("--style", "nowhere"), "nowhere: no such file or run folder"),
     ],

@@ -17,7 +17,7 @@ from nucstyle.core.sample import Sample
 from nucstyle.data.formats import pairs
 from nucstyle.data.image_io import read_image
 from nucstyle.data.label_files import read_nuclei
-from nucstyle.data.layouts import MANIFEST, check_readable, index_as, recognise
+from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, index_as, recognise
 from nucstyle.data.manifest import Record, check_unique, read_manifest
 from nucstyle.data.splits import with_known_split
 
@@ -150,8 +150,8 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
     """Open a data set.
 
     Args:
-        data: A folder, a file, a glob or a `manifest.csv`. Folders: the DSB-2018 layout, `images/` with `labels/` or
-            `masks/`, or images alone.
+        data: A folder, a file, a glob or a `manifest.csv`. Folders: `images/` with `labels/` or `masks/`, images alone, or one of
+            the other layouts of `formats/`.
         format: One of `layouts.READABLE`; None = find out.
         keep: Whether images stay in memory once read.
 
@@ -167,7 +167,8 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
     records = _index(path, format)
     if not records:
         msg = (
-            f"{path}: no images in it; expected images/ with labels/ or masks/, ID/images with ID/masks, or image files"
+            f"{path}: no images in it; expected images/ with labels/ or masks/, ID/images with ID/masks, image files, or "
+            f"one of {', '.join(READABLE)}"
         )
         raise DatasetError(msg)
     check_unique(records, str(path))
@@ -186,7 +187,8 @@ def _index(path: Path, format: str | None) -> list[Record]:  # noqa: A002
             raise DatasetError(msg)
         return pairs.index_files(file for file in files if file.is_file())
     manifest = path / "manifest.csv" if path.is_dir() else path
-    if format == MANIFEST or (format is None and manifest.suffix == ".csv" and manifest.is_file()):
+    is_manifest = format is None and manifest.suffix == ".csv" and manifest.is_file() and not recognise(manifest)
+    if format == MANIFEST or is_manifest:
         return read_manifest(manifest)
     if format is not None:
         return index_as(format, path)

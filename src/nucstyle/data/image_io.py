@@ -304,11 +304,12 @@ def _without_alpha(array: Array, path: Path) -> Array:
     return array
 
 
-def read_labels(path: Path) -> Tensor:
+def read_labels(path: Path, *, first_channel: bool = False) -> Tensor:
     """Read a label image: 0 is background, every other number one nucleus.
 
     Args:
         path: PNG or TIFF, one channel of integers; a palette image's indices are the labels.
+        first_channel: Whether red counts as well, where green and blue are empty.
 
     Returns:
         (H, W) int32, numbers as in the file.
@@ -320,6 +321,8 @@ def read_labels(path: Path) -> Tensor:
         msg = f"{path}: no such label file"
         raise ImageError(msg)
     array = _decode(path, colours=False)
+    if first_channel and array.ndim == 3 and not array[..., 1:].any():
+        array = array[..., 0]
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         msg = f"{path}: a label image has one channel of integers, got {array.shape} {array.dtype}"
         raise ImageError(msg)

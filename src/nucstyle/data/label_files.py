@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import components
-from nucstyle.data.formats import dsb2018
+from nucstyle.data.formats import cellpose, coco, dsb2018, rle
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.manifest import Record
 
@@ -33,8 +33,12 @@ class LabelReader(Protocol):
         """
 
 
-_READERS: dict[str, LabelReader] = {}
-"""By the suffix of the file; what is not here is a label image."""
+_READERS: dict[str, LabelReader] = {
+    ".csv": rle.read_nuclei,
+    ".json": coco.read_nuclei,
+    cellpose.SEGMENTED: cellpose.read_nuclei,
+}
+"""By how the name of the file ends; what is not here is a label image."""
 
 
 def read_nuclei(record: Record, size: tuple[int, int]) -> Tensor | None:
@@ -55,10 +59,12 @@ def read_nuclei(record: Record, size: tuple[int, int]) -> Tensor | None:
         return None
     if path.is_dir():
         labels = dsb2018.read_mask_folder(path)
-    elif reader := _READERS.get(path.suffix.lower()):
+    elif reader := next((one for ending, one in _READERS.items() if path.name.lower().endswith(ending)), None):
         labels = reader(path, record, size)
+    elif record.components:
+        labels = components(read_labels(path, first_channel=True))
     else:
-        labels = components(read_labels(path)) if record.components else read_labels(path)
+        labels = read_labels(path)
     if tuple(labels.shape) != size:
         msg = (
             f"{path}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nucstyle.core.errors import DatasetError, OptionError
-from nucstyle.data.formats import Writer, cellpose, dsb2018, nnunet, pairs, stardist
+from nucstyle.data.formats import (
+    Writer,
+    bbbc039,
+    cellpose,
+    coco,
+    domains,
+    dsb2018,
+    nnunet,
+    nuinsseg,
+    pairs,
+    rle,
+    stardist,
+)
 from nucstyle.data.manifest import Record
 
 MANIFEST = "manifest"
@@ -43,12 +55,21 @@ class Writing:
 
 # The order is that of recognition: from what is told by many signs to what is told by few.
 _READINGS: Mapping[str, Reading] = {
+    "bbbc039": Reading(evidence=bbbc039.evidence, index=bbbc039.index),
+    "nuinsseg": Reading(evidence=nuinsseg.evidence, index=nuinsseg.index),
+    "coco": Reading(evidence=coco.evidence, index=coco.index),
+    "rle": Reading(evidence=rle.evidence, index=rle.index),
+    "stardist": Reading(evidence=stardist.evidence, index=stardist.index),
     "dsb2018": Reading(evidence=dsb2018.evidence, index=dsb2018.index),
+    "domains": Reading(evidence=domains.evidence, index=domains.index),
+    "cellpose": Reading(evidence=cellpose.evidence, index=cellpose.index),
     "pairs": Reading(evidence=pairs.evidence, index=pairs.index),
 }
 _WRITINGS: Mapping[str, Writing] = {
     "pairs": Writing(write=pairs.write),
     "dsb2018": Writing(write=dsb2018.write),
+    "rle": Writing(write=rle.write, finish=rle.finish, check_name=rle.check_name),
+    "coco": Writing(write=coco.write, finish=coco.finish),
     "cellpose": Writing(write=cellpose.write, check_name=cellpose.check_name, needs_labels=True),
     "stardist": Writing(write=stardist.write, needs_labels=True),
     "nnunet": Writing(write=nnunet.write, finish=nnunet.finish, needs_labels=True, needs_colour=True),

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from nucstyle.data.image_io import Array
+from nucstyle.data.image_io import IMAGE_SUFFIXES, Array
+
+SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+"""Names of folders that say which part their images belong to."""
+UNANNOTATED = "unannotated"
+"""Folder of images without labels, in layouts whose programs take every image for one that has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +25,7 @@ class Written:
 
     image: Path
     labels: Path | None = None
-    """A label image or a folder of masks; None = not annotated."""
+    """A label image, a folder of masks, or the file that describes all images; None = not annotated."""
 
 
 class Writer(Protocol):
@@ -33,3 +41,28 @@ class Writer(Protocol):
             labels: (H, W) int32, 1..N; None = not annotated.
             part: train, validation, test, or None = not divided.
         """
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, not below it, by name; hidden files, as some systems leave beside images, are none."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def ids_of(images: Sequence[Path], root: Path) -> list[str]:
+    """Ids of images: their names without a suffix, and for names that occur twice with the folders below the root before them.
+
+    Args:
+        images: Files, as a rule below the root.
+        root: Of the data set.
+    """
+    counts = Counter(image.stem for image in images)
+    return [
+        image.stem if counts[image.stem] == 1 else Path(os.path.relpath(image, root)).with_suffix("").as_posix()
+        for image in images
+    ]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError, ImageError
-from nucstyle.data.formats import Written
-from nucstyle.data.image_io import IMAGE_SUFFIXES, Array, read_mask, write_pixels
+from nucstyle.data.formats import Written, image_files
+from nucstyle.data.image_io import Array, read_mask, write_pixels
 from nucstyle.data.manifest import Record
 
 
@@ -29,8 +29,9 @@ def index(folder: Path) -> list[Record]:
         DatasetError: A sub-folder holds no image or several.
     """
     records = []
-    for entry in sorted(entry for entry in folder.iterdir() if (entry / "images").is_dir()):
-        images = sorted(file for file in (entry / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    for entry in sorted(entry for entry in entries if (entry / "images").is_dir()):
+        images = image_files(entry / "images")
         if len(images) != 1:
             msg = f"{entry / 'images'}: holds {len(images)} images, the DSB-2018 layout has exactly one"
             raise DatasetError(msg)
@@ -68,7 +69,7 @@ def read_mask_folder(folder: Path) -> Tensor:
     Raises:
         ImageError: No mask in the folder, masks of different sizes, or more than the size of int32.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = image_files(folder)
     if not files:
         msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
         raise ImageError(msg)

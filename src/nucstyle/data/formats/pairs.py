@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError
-from nucstyle.data.formats import Written
-from nucstyle.data.image_io import IMAGE_SUFFIXES, Array, write_labels, write_pixels
+from nucstyle.data.formats import Written, image_files
+from nucstyle.data.image_io import Array, write_labels, write_pixels
 from nucstyle.data.manifest import Record
 
 _LABEL_FOLDERS = ("labels", "masks")
@@ -21,11 +21,7 @@ def evidence(path: Path) -> str | None:
         return None
     if (path / "images").is_dir():
         return "it holds images/"
-    return "images lie in it" if _images(path) else None
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES)
+    return "images lie in it" if image_files(path) else None
 
 
 def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
@@ -47,13 +43,13 @@ def index(folder: Path) -> list[Record]:
         DatasetError: Doubled names, two label folders, or a label image that belongs to no image.
     """
     if not (folder / "images").is_dir():
-        return index_files(_images(folder))
-    images = _by_stem(_images(folder / "images"))
+        return index_files(image_files(folder))
+    images = _by_stem(image_files(folder / "images"))
     label_folders = [folder / name for name in _LABEL_FOLDERS if (folder / name).is_dir()]
     if len(label_folders) > 1:
         msg = f"{folder}: holds both labels/ and masks/; keep the one that counts"
         raise DatasetError(msg)
-    labels = _by_stem(_images(label_folders[0])) if label_folders else {}
+    labels = _by_stem(image_files(label_folders[0])) if label_folders else {}
     lonely = sorted(labels.keys() - images.keys())
     if lonely:
         msg = f"{labels[lonely[0]]}: no image of that name in {folder / 'images'} ({len(lonely)} such label files)"
