@@ -547,6 +547,17 @@ def evaluate(
 
 
 @app.command()
+def submission(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run of predict.")]) -> None:
+    """Write predicted nuclei as run lengths, as the Data Science Bowl takes them."""
+    with _verb() as progress:
+        from nucstyle.workflows import submission as workflow
+
+        with progress:
+            file = workflow.submission(run, progress=progress)
+        print(f"submission: {file}")
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
     """Write the page of a run folder again."""
     with _verb():

@@ -12,6 +12,8 @@ import tomllib
 import pytest
 
 from nucstyle.data.image_io import read_labels
+from nucstyle.data.layouts import READABLE, WRITABLE
+from nucstyle.data.predictions import PredictedImage
 from nucstyle.workflows.predict import OBJECT_COLUMNS
 
 TINY_STYLE = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0", "--k", "2")
@@ -32,6 +34,13 @@ def test_help_imports_neither_torch_nor_scikit_learn():
     code = "import sys, nucstyle.cli; print([m for m in ('torch', 'sklearn', 'skimage', 'numpy') if m in sys.modules])"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert finished.stdout.strip() == "[]"
+
+
+def test_help_names_every_layout(run_verb):
+    usage = run_verb("augment", "--help").output
+    reads, writes = (usage[usage.index(option) :] for option in ("--format", "--to"))
+    assert [name for name in READABLE if name not in reads] == []
+    assert [name for name in WRITABLE if name not in writes] == []
 
 
 def test_discover_writes_a_manifest_that_later_verbs_read(run_verb, write_pairs, tmp_path):
@@ -108,6 +117,18 @@ def test_the_table_of_objects_describes_the_label_files(run_verb, tiny_demo, tmp
             box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
             assert tuple(int(row[name]) for name in ("x0", "y0", "x1", "y1")) == box
             assert int(row["area_px"]) == int(area.sum())
+
+
+def test_the_table_of_images_describes_the_label_files(tiny_demo):
+    folder = tiny_demo / "full" / "none" / "seed-0" / "tta-none"
+    with (folder / "images.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == PredictedImage._fields == ("image_id", "width", "height", "n_objects", "modality")
+    assert len(rows) == len(list((folder / "predictions").glob("*_labels.tif"))) == 12
+    for row in rows:
+        labels = read_labels(folder / "predictions" / f"{row['image_id']}_labels.tif")
+        assert (int(row["height"]), int(row["width"])) == labels.shape
+        assert int(row["n_objects"]) == int(labels.max())
 
 
 @pytest.mark.parametrize("verb", ["demo", "train-style", "train-segmenter"])

@@ -24,6 +24,7 @@ from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_labels, write_png
 from nucstyle.data.manifest import check_file_names, file_name
+from nucstyle.data.predictions import PREDICTIONS, PredictedImage, label_file, write_images
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
@@ -73,7 +74,8 @@ def predict(
 
     Args:
         images: A folder, file, glob or manifest.
-        out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `report.html`.
+        out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `images.csv`,
+            `report.html`.
         progress: Shown to the person.
         weights: Segmenter weights: a name, a file or a run.
         tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
@@ -154,11 +156,12 @@ def predict_into(
         By id the number of nuclei, and the side of the tiles where memory asked for smaller ones; and one line for each image
         that could not be used.
     """
-    for name in ("predictions", "samples") if pictures else ("predictions",):
+    for name in (PREDICTIONS, "samples") if pictures else (PREDICTIONS,):
         (folder / name).mkdir(parents=True, exist_ok=True)
     counts: dict[str, dict[str, int]] = {}
     refused: list[str] = []
     rows: list[list[object]] = []
+    images: list[PredictedImage] = []
     progress.start(stage, len(dataset), "image")
     try:
         with deterministic(str(segmenter.device)):
@@ -172,6 +175,7 @@ def predict_into(
                     decoded, tile_px = _segmented(segmenter, shown, tta, diameter_px=diameter_px, progress=progress)
                     _write_one(folder, sample, decoded, pictures=pictures)
                     rows.extend(_object_rows(sample, decoded))
+                    images.append(_image_row(sample, decoded))
                     if decoded.is_capped:
                         most = segmenter.config.max_nuclei
                         progress.say(
@@ -181,6 +185,7 @@ def predict_into(
                 progress.advance(index + 1)
     finally:  # images that are done keep their rows, however the others end
         _write_objects(folder / "objects.csv", rows)
+        write_images(folder, images)
     return counts, refused
 
 
@@ -256,10 +261,10 @@ def _segmented(
 
 def _write_one(folder: Path, sample: Sample, decoded: Decoded, *, pictures: bool) -> None:
     name = file_name(sample.id)
-    write_labels(folder / "predictions" / f"{name}_labels.tif", decoded.labels)
+    write_labels(label_file(folder, sample.id), decoded.labels)
     if not pictures:
         return
-    write_png(folder / "predictions" / f"{name}_preview.png", colour_labels(decoded.labels))
+    write_png(folder / PREDICTIONS / f"{name}_preview.png", colour_labels(decoded.labels))
     write_png(folder / "samples" / f"{name}_overlay.png", draw_overlay(sample.image, sample.labels, decoded.labels))
 
 
@@ -278,6 +283,11 @@ def _object_rows(sample: Sample, decoded: Decoded) -> list[list[object]]:
         area = int(table["area"][index])
         rows.append([sample.id, int(label), score, x0, y0, x1, y1, area, *measures, sample.modality or ""])
     return rows
+
+
+def _image_row(sample: Sample, decoded: Decoded) -> PredictedImage:
+    height, width = sample.size
+    return PredictedImage(sample.id, width, height, len(decoded.scores), sample.modality or "")
 
 
 def _grey(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
