@@ -195,7 +195,7 @@ def _decode(path: Path, *, colours: bool = True) -> Array:
     except (ImageError, Interrupted, MemoryError):
         raise
     except UnidentifiedImageError:
-        msg = f"{path}: not a PNG, JPEG, BMP or TIFF image ({_looks_like(path)}); replace the file"
+        msg = f"{path}: not a PNG, JPEG, BMP or TIFF image ({looks_like(path)}); replace the file"
         raise ImageError(msg) from None
     except Image.DecompressionBombError:
         msg = f"{path}: too large, at most {MAX_PIXELS:,} pixels are read whole; crop or tile the image"
@@ -207,8 +207,10 @@ def _decode(path: Path, *, colours: bool = True) -> Array:
     return _without_alpha(array, path)
 
 
-def _looks_like(path: Path) -> str:
-    head = path.read_bytes()[:64]
+def looks_like(path: Path) -> str:
+    """What a file that is of no known kind seems to be, in words, by its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(64)
     if not head:
         return "the file is empty"
     if head.startswith(b"version https://git-lfs"):
