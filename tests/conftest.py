@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import http.server
 import os
 import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +23,98 @@ os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Everything works with the network off: whoever opens a connection fails its test."""
+    """Everything works with the network off: whoever opens a connection fails its test, but for one to a server of the test."""
+    own = set()
 
     def refuse(self, address):
-        if self.family != socket.AF_UNIX:
+        if self.family != socket.AF_UNIX and address not in own:
             pytest.fail(f"tried to reach {address}")
         return connect(self, address)
 
     connect = socket.socket.connect
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    return own
+
+
+@pytest.fixture
+def site(no_network, monkeypatch):
+    """A web server on this machine; `site.files[name] = content`, and `site.answers` says how it misbehaves next."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = Site()
+    no_network.add(server.server_address)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """Serves `files` as a good server does, but for the next requests as `answers` say; what was asked for is in `asked`."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Page)
+        self.files: dict[str, bytes] = {}
+        self.answers: list = []
+        """Functions of a `Page` and the content that is asked for; each answers one request."""
+        self.asked: list[tuple[str, str | None]] = []
+        """Name and Range of every request."""
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """One request; the server ends the connection after it."""
+
+    def do_GET(self):
+        name = self.path.rpartition("/")[2]
+        self.server.asked.append((name, self.headers["Range"]))
+        content = self.server.files.get(name)
+        with contextlib.suppress(ConnectionError):  # whoever asked has left
+            if self.server.answers:
+                self.server.answers.pop(0)(self, content)
+            elif content is None:
+                self.send_error(404)
+            else:
+                self.give(content)
+
+    def give(self, content, *, length=None, etag=True, ranges=True, only=None, headers=()):
+        """Answer as a good server does.
+
+        Args:
+            content: The file.
+            length: What is said of its length, if not the truth; "" = nothing is said.
+            etag: Whether the file is named.
+            ranges: Whether a piece is given where a piece is asked for.
+            only: So many bytes are given, then the connection ends.
+            headers: Further ones.
+        """
+        name = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
+        wanted = self.headers["Range"]
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and ranges else 0
+        if self.headers["If-Range"] not in (None, name):
+            start = 0
+        if start >= len(content) > 0:
+            self.send_error(416)
+            return
+        body = content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if length != "":
+            self.send_header("Content-Length", str(len(body) if length is None else length))
+        if etag:
+            self.send_header("ETag", name)
+        for header in headers:
+            self.send_header(*header)
+        self.end_headers()
+        self.wfile.write(body[:only])
+
+    def log_message(self, *_):
+        """Nothing."""
 
 
 @pytest.fixture(autouse=True)

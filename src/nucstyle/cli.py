@@ -96,6 +96,29 @@ def demo(
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="dsb2018.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    part: Annotated[str, typer.Option("--part", help="train, test (of stage 1) or stage2.")] = "train",
+    from_dir: Annotated[
+        Path | None,
+        typer.Option("--from-dir", metavar="DIR", help="Take the published files from this folder, without a network."),
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fetch a public data set from its publisher."""
+    with _verb() as progress:
+        from nucstyle.workflows import fetch as workflow
+
+        with progress:
+            workflow.fetch(
+                name, out, progress=progress, part=part, from_dir=from_dir, resume=resume, overwrite=overwrite
+            )
+        print(f"data set: {out / 'manifest.csv'}")
+
+
+@app.command()
 def discover(
     data: Data,
     out: Out,
