@@ -1,5 +1,8 @@
+import re
 import sys
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +36,15 @@ def graphics_cards(monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
     return pretend
+
+
+@pytest.mark.parametrize(("package", "floor"), [("torch", (2, 10)), ("pillow", (12, 3))])
+def test_versions_with_known_holes_are_not_accepted(package, floor):
+    """torch: CVE-2025-32434 up to 2.5.1 and CVE-2026-24747 up to 2.9; Pillow: decoders up to 12.2."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (needed,) = (line for line in project["dependencies"] if re.match(rf"{package}\b", line))
+    asked = re.fullmatch(rf"{package}>=([\d.]+)", needed)
+    assert tuple(map(int, asked[1].split("."))) >= floor
 
 
 def test_the_installed_packages_are_a_pair():

@@ -242,10 +242,10 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, refusal, protocol):
         assert marker.exists()  # it would have worked
 
 
-def test_nothing_in_the_package_can_unpickle_or_evaluate_what_it_reads():
+def test_nothing_in_the_package_can_unpickle_evaluate_or_unpack_blindly_what_it_reads():
     forbidden = re.compile(
         r"weights_only=False|\bpickle\b|allow_pickle=True|\bjoblib\b|\bdill\b|yaml\.load\(|torch\.load\((?!.*weights_only=True)"
-        r"|(?<![.\w])eval\(|(?<![.\w])exec\("
+        r"|(?<![.\w])eval\(|(?<![.\w])exec\(|\bextractall\(|\bunpack_archive\("
     )
     files = sorted(Path(nucstyle.__file__).parent.rglob("*.py"))
     assert len(files) > 40
