@@ -614,11 +614,12 @@ _NO_MEMORY = "nucstyle: not enough memory; use fewer or smaller images, or a sma
 @contextmanager
 def _verb() -> Iterator[ConsoleProgress]:
     """Everything that surrounds a verb: the check of the installation, and errors as one line with an exit code."""
-    from nucstyle.core.installation import check_torch_pair
+    from nucstyle.core.installation import check_torch_pair, check_working_folder
     from nucstyle.workflows.console import ConsoleProgress
 
     with _terminable():
         try:
+            check_working_folder()
             check_torch_pair()
             yield ConsoleProgress()
         except NucstyleError as error:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import random
 import shutil
 import ssl
+import subprocess
+import sys
+import time
 import zipfile
 
 import numpy as np
@@ -21,6 +25,7 @@ from nucstyle.data.dataset import open_dataset
 from nucstyle.data.fetch import Patience, record_of
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.splits import dsb2018_split
+from nucstyle.report.page import write_report
 from nucstyle.workflows import fetch as workflow
 from nucstyle.workflows.fetch import PARTS, fetch
 
@@ -352,6 +357,46 @@ def test_a_fetch_that_was_killed_after_unpacking_records_what_is_there(get, site
     out = get(resume=True)
     assert json.loads((out / "result.json").read_text())["files"]["stage1_train.zip"]["sha256"] == sha256(train_zip)
     assert len(site.asked) == 1
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from nucstyle.workflows.fetch import fetch
+fetch("dsb2018", Path(sys.argv[1]), address=sys.argv[2], resume=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_fetch_that_is_killed_again_and_again_ends_whole(get, site, train_zip, tmp_path):
+    def drip(page, content):
+        page.give(content, only=0)
+        start = int((page.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        for place in range(start, len(content), 500):
+            page.wfile.write(content[place : place + 500])
+            time.sleep(0.05)
+
+    site.files["stage1_train.zip"] = train_zip
+    site.answers = [drip] * 4
+    part, moments = tmp_path / "out" / "stage1_train.zip.part", random.Random(0)
+    for life in range(4):
+        before = part.stat().st_size if life else 0
+        with subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "out"), site.address]) as child:
+            while not part.is_file() or part.stat().st_size <= before:
+                assert child.poll() is None
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.3))
+            child.kill()
+        assert not (tmp_path / "out" / "stage1_train.zip").exists()
+    assert len(open_dataset(get(resume=True))) == 2
+    assert [asked is None for _, asked in site.asked] == [True, False, False, False, False]
+    assert entries(tmp_path / "out") == FETCHED
+
+
+def test_the_report_of_a_fetch_says_where_it_came_from(get, site, train_zip):
+    site.files["stage1_train.zip"] = train_zip
+    assert "dsb2018" in write_report(get()).read_text()
 
 
 def test_damaged_records_are_refused_before_anything_is_deleted(get, site, train_zip):

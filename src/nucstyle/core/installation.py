@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import metadata
 
@@ -16,6 +17,19 @@ _REMEDY = (
 def _minor(version: str) -> tuple[int, int]:
     match = re.match(r"(\d+)\.(\d+)", version)
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def check_working_folder() -> None:
+    """Refuse to start in a folder that was deleted: torch's MKL ends the process there, and no relative path means anything.
+
+    Raises:
+        OptionError: It was.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        msg = "the working folder was deleted; change to one that is there"
+        raise OptionError(msg) from None
 
 
 def check_torch_pair() -> None:

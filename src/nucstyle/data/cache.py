@@ -110,6 +110,8 @@ def cache_folder() -> Path | None:
 
 def content_key(path: Path, *parts: object) -> str | None:
     """A key of a file's bytes and whatever else determines the value; None for a file that cannot be read."""
+    if not path.is_file():  # opening a pipe would wait for whoever writes to it
+        return None
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -172,7 +173,7 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
         )
         raise DatasetError(msg)
     check_unique(records, str(path))
-    missing = [file for file in Dataset(records).files if not file.exists()]
+    missing = [file for file in Dataset(records).files if not os.path.lexists(file)]
     if missing:
         msg = f"{path}: {missing[0]} does not exist ({len(missing)} missing); correct the path"
         raise DatasetError(msg)
@@ -185,7 +186,7 @@ def _index(path: Path, format: str | None) -> list[Record]:  # noqa: A002
         if not files:
             msg = f"{path}: no such file or folder"
             raise DatasetError(msg)
-        return pairs.index_files(file for file in files if file.is_file())
+        return pairs.index_files(file for file in files if not file.is_dir())
     manifest = path / "manifest.csv" if path.is_dir() else path
     is_manifest = format is None and manifest.suffix == ".csv" and manifest.is_file() and not recognise(manifest)
     if format == MANIFEST or is_manifest:

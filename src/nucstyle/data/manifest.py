@@ -47,6 +47,9 @@ def read_manifest(path: Path) -> list[Record]:
     Raises:
         DatasetError: A missing column, a doubled id, or a value that is not allowed; the line is named.
     """
+    if path.exists() and not path.is_file():
+        msg = f"{path}: not a regular file; give a manifest.csv"
+        raise DatasetError(msg)
     try:
         text = path.read_bytes().decode("utf-8-sig")  # line breaks inside a quoted field stay as they are
     except OSError as error:

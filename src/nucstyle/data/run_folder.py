@@ -126,9 +126,10 @@ class RunFolder:
 
 def _keep_apart(path: Path, inputs: Iterable[Path]) -> None:
     """Refuse to write a run over what the verb reads."""
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # unlike Path.resolve, it does not end on links that run in a circle
     for given in inputs:
-        if target in (given.resolve(), *given.resolve().parents):
+        place = Path(os.path.realpath(given))
+        if target in (place, *place.parents):
             msg = f"{path}: the output folder would hold the input {given}; choose another --out"
             raise RunFolderError(msg)
 

@@ -253,7 +253,9 @@ def counted_ids(path: Path, where: str) -> set[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         rows = csv.DictReader(io.StringIO(text, newline=""))
-        ids = {row["ImageId"] for row in rows if "EncodedPixels" in row and row.get("Usage") != "Ignored"}
+        ids = {
+            row["ImageId"] for row in rows if "EncodedPixels" in row and (row.get("Usage") or "").lower() != "ignored"
+        }
     except (UnicodeDecodeError, csv.Error, KeyError):
         ids = set()
     if not ids or not all(ids):

@@ -23,10 +23,13 @@ def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
 
 
 def _size(path: Path | None) -> int:
-    """Bytes of a file, or of all files of a folder of masks."""
+    """Bytes of a file, or of all files of a folder of masks; what is no file, or has vanished, is refused when it is read."""
     if path is None:
         return -1
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else sorted(path.iterdir())))
+    try:
+        return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
+    except OSError:
+        return 0
 
 
 def provenance(

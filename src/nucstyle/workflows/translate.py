@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -145,10 +146,10 @@ def _open(given: Sequence[Path | str]) -> Dataset:
     Raises:
         DatasetError: Nothing there, two images of one id, or an id that cannot name a folder.
     """
-    records: dict[Path, Record] = {}
+    records: dict[str, Record] = {}
     for one in given:
         for record in open_dataset(one).records:
-            records.setdefault(record.image.resolve(), replace(record, labels=None))
+            records.setdefault(os.path.realpath(record.image), replace(record, labels=None))
     dataset = Dataset(list(records.values()))
     if not len(dataset):
         msg = "no images; give files, folders, globs or manifests"

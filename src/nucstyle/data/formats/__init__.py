@@ -44,13 +44,16 @@ class Writer(Protocol):
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, not below it, by name; hidden files, as some systems leave beside images, are none."""
+    """The images in a folder, not below it, by name; hidden files, as some systems leave beside images, are none.
+
+    What has the name of an image and is no file (a folder, a pipe, a link to nowhere) is refused when it is read.
+    """
     if not folder.is_dir():
         return []
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
     )
 
 

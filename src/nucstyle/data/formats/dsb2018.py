@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def index(folder: Path) -> list[Record]:
             msg = f"{entry / 'images'}: holds {len(images)} images, the DSB-2018 layout has exactly one"
             raise DatasetError(msg)
         masks = entry / "masks"
-        records.append(Record(id=entry.name, image=images[0], labels=masks if masks.is_dir() else None))
+        records.append(Record(id=entry.name, image=images[0], labels=masks if os.path.lexists(masks) else None))
     return records
 
 
