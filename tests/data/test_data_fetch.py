@@ -294,6 +294,18 @@ def test_another_piece_than_was_asked_for_is_not_taken(get, site):
     assert "another piece of the file" in told.lines[-1]
 
 
+def test_a_piece_of_a_file_of_another_size_is_not_taken(get, site):
+    def give_of_another(page, content):
+        page.send_response(206)
+        page.send_header("Content-Range", "bytes 100000-399999/400000")
+        page.send_header("Content-Length", "300000")
+        page.end_headers()
+        page.wfile.write(bytes(300_000))
+
+    site.answers = [cut_off(100_000), give_of_another]
+    assert get() == CONTENT
+
+
 def test_a_smaller_piece_than_the_rest_is_not_taken_for_the_rest(get, site):
     def give_less(page, content):
         page.send_response(206)
@@ -314,8 +326,8 @@ def test_a_length_that_is_too_great_looks_like_a_cut_off_and_is_given_up(get, si
 
 
 def test_bytes_beyond_the_length_are_not_taken(get, site):
-    site.answers = [lambda page, content: page.give(content, length=1000)]
-    assert get() == CONTENT[:1000]  # what it is to be is for `check` to say
+    site.answers = [lambda page, content: page.give(content, length=100_000)]
+    assert get() == CONTENT[:100_000]  # what it is to be is for `check` to say
 
 
 def test_a_file_of_unknown_length_is_refused(get, site, refusal):

@@ -345,7 +345,7 @@ def _blocks(response: HTTPResponse) -> Iterator[bytes]:
     Raises:
         _BrokenOffError: The connection broke off.
     """
-    left = response.length  # http.client of Python 3.11 does not count what `read1` gives
+    left = response.length  # http.client of older releases of Python 3.11 does not count what `read1` gives
     while left is None or left > 0:
         try:
             block = response.read1(_BLOCK if left is None else min(left, _BLOCK))
