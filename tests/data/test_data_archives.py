@@ -355,6 +355,30 @@ def test_a_tar_that_was_cut_off_between_two_files_is_refused(pack, refused):
     assert "breaks off" in refused(path)
 
 
+def test_a_zip_whose_list_hides_a_file_is_refused(pack, refused):
+    path = pack("zip", FILES)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 32] = 46 + len(
+        "a/masks/1.png"
+    )  # the length of a comment, which swallows the next entry
+    path.write_bytes(data)
+    assert "its list of files has" in refused(path)
+
+
+def test_a_zip_of_very_many_files_is_counted_as_well(pack, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)  # beyond it, zipfile writes the larger records
+    path = pack("zip", FILES)
+    data = bytearray(path.read_bytes())
+    assert b"PK\x06\x06" in data
+    data[data.index(b"PK\x05\x06") + 8 : data.index(b"PK\x05\x06") + 12] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    unpack(path, tmp_path / "out")
+    assert contents(tmp_path / "out") == FILES
+    data[data.index(b"PK\x01\x02") + 32] = 46 + len("a/masks/1.png")
+    path.write_bytes(data)
+    assert "its list of files has" in refused(path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_wrong_byte_is_refused_or_changes_nothing(pack, tmp_path, kind):
     check_damages(pack, tmp_path, kind, range(0, 10000, 31))

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,9 @@ _MOST_NAME_BYTES = 255
 """What file systems take for one name."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
+_ZIP_END, _ZIP64_END = struct.Struct("<10xH10x"), struct.Struct("<32xQ16x")
+"""The records at the end of a zip, of which the number of all files is read."""
+_ZIP64_LOCATOR_BYTES, _ZIP_MANY = 20, 0xFFFF
 _GZIP_START = b"\x1f\x8b"
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _TAR_END = bytes(2 * tarfile.BLOCKSIZE)
@@ -148,6 +152,7 @@ def _opened(archive: Path, most: int, allowed: int) -> Iterator[Sequence[_Member
         if head.startswith(_ZIP_STARTS):
             with _faults_named(archive):
                 file = zipfile.ZipFile(stream)
+                _check_count(stream, file)
             yield _zip_members(file, archive, most)
         elif head.startswith(_GZIP_START):
             with gzip.open(stream) as unzipped:
@@ -183,6 +188,25 @@ def _zip_members(file: zipfile.ZipFile, archive: Path, most: int) -> list[_Membe
         )
         for info in infos
     ]
+
+
+def _check_count(stream: BinaryIO, file: zipfile.ZipFile) -> None:
+    """Compare the number of files with what the end of a zip says: one wrong length in the list hides those behind it.
+
+    The number lies in the record at the end (section 4.3.16 of the description of zip by PKWARE) or, above 65,534 files, in
+    the one before it (4.3.14).
+
+    Raises:
+        OSError: They differ.
+    """
+    place = stream.seek(-_ZIP_END.size - len(file.comment), os.SEEK_END)
+    (count,) = _ZIP_END.unpack(stream.read(_ZIP_END.size))
+    if count == _ZIP_MANY:
+        stream.seek(place - _ZIP64_LOCATOR_BYTES - _ZIP64_END.size)
+        (count,) = _ZIP64_END.unpack(stream.read(_ZIP64_END.size))
+    if count != len(file.infolist()):
+        msg = f"its list of files has {len(file.infolist())} of {count}"
+        raise OSError(msg)
 
 
 def _zip_fault(info: zipfile.ZipInfo) -> str | None:
