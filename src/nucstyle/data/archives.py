@@ -36,9 +36,9 @@ _MOST_NAME_BYTES = 255
 """What file systems take for one name."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-_ZIP_END, _ZIP64_END = struct.Struct("<10xH10x"), struct.Struct("<32xQ16x")
+_ZIP_END, _ZIP64_END = struct.Struct("<10xH10x"), struct.Struct("<4s28xQ16x")
 """The records at the end of a zip, of which the number of all files is read."""
-_ZIP64_LOCATOR_BYTES, _ZIP_MANY = 20, 0xFFFF
+_ZIP64_START, _ZIP64_LOCATOR_BYTES, _ZIP_MANY = b"PK\x06\x06", 20, 0xFFFF
 _GZIP_START = b"\x1f\x8b"
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _TAR_END = bytes(2 * tarfile.BLOCKSIZE)
@@ -203,7 +203,8 @@ def _check_count(stream: BinaryIO, file: zipfile.ZipFile) -> None:
     (count,) = _ZIP_END.unpack(stream.read(_ZIP_END.size))
     if count == _ZIP_MANY:
         stream.seek(place - _ZIP64_LOCATOR_BYTES - _ZIP64_END.size)
-        (count,) = _ZIP64_END.unpack(stream.read(_ZIP64_END.size))
+        start, many = _ZIP64_END.unpack(stream.read(_ZIP64_END.size))
+        count = many if start == _ZIP64_START else count  # 65,535 files just fit
     if count != len(file.infolist()):
         msg = f"its list of files has {len(file.infolist())} of {count}"
         raise OSError(msg)
