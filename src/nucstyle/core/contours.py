@@ -1,0 +1,343 @@
+"""Outlines of nuclei along pixel edges, and the way back from outlines to pixels.
+
+Places are x to the right and y down, in pixels: (0, 0) is the outer corner of the first pixel, (0.5, 0.5) its centre. An outline
+runs along the edges of pixels, not through their centres, so what it encloses are whole pixels and its area is their number.
+
+The outline of a label map is found from the edges between pixels of different numbers ("cracks"): runs of them are straight
+segments, each of which is followed by exactly one other. Where two pixels of one nucleus touch at a corner alone, two segments of
+it arrive and two leave. `corners="apart"` turns back to the own pixel there: such pixels are pieces of their own, as in
+4-connectivity. `corners="joined"` goes on to the other pixel, as in 8-connectivity; it is what ImageJ traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from skimage.measure import label
+from torch import Tensor
+
+from nucstyle.core.errors import ImageError
+
+# H, W = height, width of the label map; V = corners of a ring; S = straight segments of all rings
+
+Ring = npt.NDArray[Any]
+"""(V, 2) x, y of the corners of a closed line, the first not repeated."""
+Corners = Literal["apart", "joined"]
+_FARTHEST_PX = 1e7
+"""Places farther out are no places in an image, and their products would lose the pixel."""
+_MOST_CROSSINGS, _MOST_PAINTED = 1 << 24, 1 << 22
+"""So many crossings of rows by outlines, and pixels to be painted, are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What encloses a nucleus, or a piece of it."""
+
+    number: int
+    """Of the nucleus, from 1; its pieces have the same."""
+    rings: tuple[Ring, ...]
+    """A point is inside if it is inside an odd number of these: the exterior comes first, then holes."""
+
+    @property
+    def holes(self) -> tuple[Ring, ...]:
+        """All rings but the exterior."""
+        return self.rings[1:]
+
+    @property
+    def area_px(self) -> float:
+        """Area of the exterior less the holes, in pixels."""
+        exterior, *holes = (abs(_signed_area(ring)) for ring in self.rings)
+        return exterior - sum(holes)
+
+
+def _signed_area(ring: Ring) -> float:
+    """The shoelace formula: positive where the corners run clockwise as seen on the screen."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+
+
+def trace(labels: Tensor, *, corners: Corners = "apart") -> list[Outline]:
+    """Outline all nuclei along pixel edges; the inverse of `rasterise`.
+
+    Args:
+        labels: (H, W) of any integer type, 0 = background.
+        corners: Whether pixels that touch at a corner alone are pieces of their own. `apart`: no ring passes a point twice, and
+            only at single points does a hole touch the exterior or another hole, as the simple-features standard asks of
+            polygons. `joined`: a ring may touch itself at corners.
+
+    Returns:
+        One outline a piece, ordered by number, then by the first pixel. Exteriors run clockwise as seen on the screen, holes
+        against it; rings hold int64 corners, none of them on a straight line.
+    """
+    array = labels.cpu().numpy()
+    pieces = label(array, background=0, connectivity=1 if corners == "apart" else 2)  # type: ignore[no-untyped-call]
+    numbers = np.zeros(int(pieces.max(initial=0)) + 1, np.int64)
+    numbers[pieces] = array
+    rings: list[list[Ring]] = [[] for _ in numbers]
+    for piece, ring in _rings(pieces, corners):
+        rings[piece].append(ring)
+    order = np.argsort(numbers[1:], kind="stable") + 1
+    return [Outline(int(numbers[piece]), tuple(rings[piece])) for piece in order]
+
+
+class _Segments(NamedTuple):
+    """Straight lines, each with its piece to the right as one walks along it."""
+
+    piece: npt.NDArray[Any]
+    """(S,)"""
+    start: npt.NDArray[Any]
+    """(S, 2) x, y"""
+    end: npt.NDArray[Any]
+    """(S, 2) x, y"""
+    way: npt.NDArray[Any]
+    """(S,) 0 = to the right or down, 1 = to the left or up."""
+
+
+def _rings(pieces: npt.NDArray[Any], corners: Corners) -> Iterator[tuple[int, Ring]]:
+    """All closed lines of a map of connected pieces, with the piece that they belong to; its exterior comes first."""
+    padded = np.pad(pieces, 1)
+    across = _joined(
+        _segments(padded[1:], padded[:-1], is_across=True, way=0),  # above a piece
+        _segments(padded[:-1], padded[1:], is_across=True, way=1),  # below it
+    )
+    down = _joined(
+        _segments(padded.T[:-1], padded.T[1:], is_across=False, way=0),  # at its right
+        _segments(padded.T[1:], padded.T[:-1], is_across=False, way=1),  # at its left
+    )
+    # A right turn leads from right to down, from left to up, from down to left, from up to right.
+    flip = corners == "joined"
+    following = np.concatenate(
+        [
+            _follow(across, down, across.way ^ flip) + len(across.piece),
+            _follow(down, across, (1 - down.way) ^ flip),
+        ]
+    )
+    segments = _joined(across, down)
+    for cycle in _cycles(following.tolist()):
+        # The first segment of a piece is the topmost, so its ring is the exterior.
+        ring = segments.start[cycle]
+        for part in _simple(ring) if corners == "apart" else [ring]:
+            yield int(segments.piece[cycle[0]]), part
+
+
+def _joined(*parts: _Segments) -> _Segments:
+    return _Segments(*(np.concatenate(one) for one in zip(*parts, strict=True)))
+
+
+def _segments(own: npt.NDArray[Any], other: npt.NDArray[Any], *, is_across: bool, way: int) -> _Segments:
+    """The lines along which pieces have something else at one side.
+
+    Args:
+        own: Map of pieces, with a frame of background; a row of it lies along a line.
+        other: What lies at the other side of the line.
+        is_across: Whether lines run across, else rows are columns of the image.
+        way: In which direction they are walked.
+    """
+    at = np.flatnonzero((own != other) & (own > 0))
+    line, place = np.divmod(at, own.shape[1])
+    piece = own[line, place].astype(np.int64)
+    # The frame keeps runs of different lines apart.
+    is_first = np.ones(len(at), bool)
+    is_first[1:] = (np.diff(at) != 1) | (np.diff(piece) != 0)
+    firsts = np.flatnonzero(is_first)
+    lengths = np.diff(np.append(firsts, len(at)))
+    line, place = line[firsts], place[firsts]
+    ends = [
+        np.stack([along, line] if is_across else [line, along], axis=1) for along in (place - 1, place - 1 + lengths)
+    ]
+    start, end = ends if way == 0 else ends[::-1]
+    return _Segments(piece[firsts], start, end, np.full(len(firsts), way))
+
+
+def _follow(segments: _Segments, candidates: _Segments, wanted: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(S,) which of the candidates, which are perpendicular, begins where a segment of the same piece ends.
+
+    Args:
+        segments: S lines.
+        candidates: S other lines.
+        wanted: (S,) the way of the one to take where two begin there.
+    """
+    width = int(max(segments.end[:, 0].max(initial=0), candidates.start[:, 0].max(initial=0))) + 1
+    pieces = int(segments.piece.max(initial=0)) + 1
+
+    def key(places: npt.NDArray[Any], piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.asarray(((places[:, 1] * width + places[:, 0]) * pieces + piece) * 2)
+
+    begins = key(candidates.start, candidates.piece) + candidates.way
+    order = np.argsort(begins, kind="stable")
+    keys = key(segments.end, segments.piece) + wanted
+    at = np.searchsorted(begins[order], keys)
+    is_there = begins[order[np.minimum(at, len(order) - 1)]] == keys
+    # Where the wanted way is not there the other one is: in its place, or before it.
+    return np.asarray(order[np.where(is_there, at, at - wanted)])
+
+
+def _cycles(following: list[int]) -> Iterator[list[int]]:
+    """The cycles of a permutation, each from its smallest number."""
+    is_seen = bytearray(len(following))
+    for first in range(len(following)):
+        if is_seen[first]:
+            continue
+        cycle, current = [], first
+        while not is_seen[current]:
+            is_seen[current] = 1
+            cycle.append(current)
+            current = following[current]
+        yield cycle
+
+
+def _simple(ring: Ring) -> list[Ring]:
+    """Cut a ring where it passes a corner twice; the part that holds its first corner comes first.
+
+    That of an exterior is its topmost, where nothing can touch, so the parts cut off are holes that touch it at a corner.
+    """
+    if len(ring) < 8:  # with fewer corners there is no way back to one of them
+        return [ring]
+    corners = list(map(tuple, ring.tolist()))
+    if len(set(corners)) == len(corners):
+        return [ring]
+    parts: list[Ring] = []
+    path: list[tuple[int, ...]] = []
+    places: dict[tuple[int, ...], int] = {}
+    for corner in corners:
+        if corner in places:
+            loop = path[places[corner] :]
+            parts.append(np.array(loop))
+            for passed in loop[1:]:
+                del places[passed]
+            del path[places[corner] + 1 :]
+        else:
+            places[corner] = len(path)
+            path.append(corner)
+    return [np.array(path), *parts]
+
+
+def rasterise(outlines: Sequence[Outline], size: tuple[int, int], *, where: str = "outlines") -> Tensor:
+    """Fill outlines: a pixel belongs to a nucleus if its centre is inside; the inverse of `trace`.
+
+    Args:
+        outlines: Nuclei and pieces of nuclei, with any real places. What lies outside the image is cut off. Where two numbers
+            claim a pixel, the first in order keeps it; one that covers no centre of a pixel, or is wholly covered, gets none.
+        size: (height, width) of the image in pixels.
+        where: For messages.
+
+    Returns:
+        (H, W) int32, 0 = background.
+
+    Raises:
+        ImageError: An outline has fewer than three corners, places that are no numbers, or lies wholly outside the image.
+    """
+    labels = np.zeros(size[0] * size[1], np.int32)
+    if outlines:
+        numbers = np.array([outline.number for outline in outlines], np.int32)
+        for owner, first, end in _spans(_lines(outlines, size, where), size, where):
+            _paint(labels, numbers[owner], first, end)
+    return torch.from_numpy(labels.reshape(size))
+
+
+class _Lines(NamedTuple):
+    """The lines between the corners of all outlines, in order. L = lines."""
+
+    owner: npt.NDArray[Any]
+    """(L,) place of the outline in the list."""
+    start: npt.NDArray[Any]
+    """(L, 2) x, y"""
+    end: npt.NDArray[Any]
+    """(L, 2) x, y"""
+
+
+def _lines(outlines: Sequence[Outline], size: tuple[int, int], where: str) -> _Lines:
+    """Take outlines apart, and refuse those that cannot be filled.
+
+    Raises:
+        ImageError: See `rasterise`.
+    """
+    lengths = np.array([len(ring) for outline in outlines for ring in outline.rings])
+    owner = np.repeat(np.arange(len(outlines)), [len(outline.rings) for outline in outlines])
+    if (short := owner[lengths < 3]).size:
+        msg = (
+            f"{where}: outline {outlines[short[0]].number} has fewer than three corners and encloses nothing; remove it"
+        )
+        raise ImageError(msg)
+    start = np.concatenate([ring for outline in outlines for ring in outline.rings]).astype(np.float64)
+    following = np.arange(1, len(start) + 1)
+    ends = np.cumsum(lengths)
+    following[ends - 1] = ends - lengths
+    owner = np.repeat(owner, lengths)
+    if (bad := owner[~(np.abs(start) <= _FARTHEST_PX).all(axis=1)]).size:  # not so of NaN either
+        msg = (
+            f"{where}: outline {outlines[bad[0]].number} has places that are no pixels, such as NaN or 1e30; remove it"
+        )
+        raise ImageError(msg)
+    firsts = np.flatnonzero(np.diff(owner, prepend=-1))
+    low, high = np.minimum.reduceat(start, firsts), np.maximum.reduceat(start, firsts)
+    if (outside := np.flatnonzero(((high <= 0) | (low >= size[::-1])).any(axis=1))).size:
+        (x0, y0), (x1, y1) = low[outside[0]], high[outside[0]]
+        msg = (
+            f"{where}: outline {outlines[outside[0]].number} (x {x0:g} to {x1:g}, y {y0:g} to {y1:g}) lies outside its image "
+            f"of {size[1]} x {size[0]} pixels (width x height); give the outlines of this image, in pixels"
+        )
+        raise ImageError(msg)
+    return _Lines(owner, start, start[following])
+
+
+def _spans(lines: _Lines, size: tuple[int, int], where: str) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    """The pixels inside, in rows: (place of the outline, first, end) as places in the flattened image, by outline.
+
+    Raises:
+        ImageError: An outline crosses rows so often that memory would not suffice.
+    """
+    height, width = size
+    # The rows whose centres a line crosses, in half-open intervals, so that a corner on a centre is crossed once.
+    levels = np.stack([lines.start[:, 1], lines.end[:, 1]], axis=1)
+    rows = np.ceil(np.sort(levels, axis=1) - 0.5).clip(0, height).astype(np.int64)
+    counts = rows[:, 1] - rows[:, 0]
+    totals = np.bincount(lines.owner, counts).astype(np.int64)
+    if totals.max() > _MOST_CROSSINGS:
+        msg = f"{where}: an outline crosses rows of pixels {totals.max():,} times; that is no nucleus, replace the file"
+        raise ImageError(msg)
+    for batch in _batches(totals, _MOST_CROSSINGS):
+        among = slice(*np.searchsorted(lines.owner, (batch.start, batch.stop)))
+        within = _ranges(counts[among])
+        line = np.repeat(np.arange(among.start, among.stop), counts[among])
+        row = rows[line, 0] + within
+        (ax, ay), (bx, by) = lines.start[line].T, lines.end[line].T
+        x = ax + (row + 0.5 - ay) * (bx - ax) / (by - ay)
+        column = np.ceil(x - 0.5).clip(0, width).astype(np.int64)  # a centre on the line is at its right
+        # Sorted, every second crossing of a row enters the outline and the next one leaves it.
+        crossings = np.sort(((lines.owner[line] - batch.start) * height + row) * (width + 1) + column)
+        rest, columns = np.divmod(crossings, width + 1)
+        owner, row = np.divmod(rest[::2], height)
+        yield owner + batch.start, row * width + columns[::2], row * width + columns[1::2]
+
+
+def _paint(labels: npt.NDArray[Any], numbers: npt.NDArray[Any], first: npt.NDArray[Any], end: npt.NDArray[Any]) -> None:
+    """Give spans of pixels their numbers, the first that claims a pixel."""
+    lengths = end - first
+    for batch in _batches(lengths, _MOST_PAINTED):
+        at = np.repeat(first[batch], lengths[batch]) + _ranges(lengths[batch])
+        painted = np.repeat(numbers[batch], lengths[batch])
+        is_free = labels[at] == 0
+        # Of several values for one place NumPy keeps the last.
+        labels[at[is_free][::-1]] = painted[is_free][::-1]
+
+
+def _ranges(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[2, 0, 3] -> [0, 1, 0, 1, 2]."""
+    return np.asarray(np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts))
+
+
+def _batches(counts: npt.NDArray[Any], most: int) -> Iterator[slice]:
+    """Slices whose counts add up to at most so many, or are of one element."""
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        before = int(ends[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield slice(start, end)
+        start = end
