@@ -204,6 +204,15 @@ def test_one_file_for_all_images_is_whole_however_often_the_work_was_stopped(run
         reads_back_exactly(manifest, folder)
 
 
+def test_what_a_layout_cannot_hold_is_said(run_verb, manifest, tmp_path):
+    result = run(run_verb, manifest, "--to", "imagej", "--no-gate")  # a nucleus of field-3 is in pieces
+    assert "warning: the layout cannot hold everything; nuclei in pieces: 3" in result.output
+    samples = {sample.id: sample for sample in open_dataset(tmp_path / "larger")}
+    assert len(samples) == 5 + 3 * 2
+    assert int(samples["field-3-style1"].labels.max()) > int(open_dataset(manifest)[3].labels.max())
+    assert torch.equal(samples["field-0-style1"].labels, open_dataset(manifest)[0].labels)
+
+
 def test_cellpose_finds_masks_by_their_names(run_verb, manifest, tmp_path):
     folder = layout(run_verb, manifest, tmp_path, "cellpose")
     images = [path for path in (folder / "train").glob("*.tif") if not path.stem.endswith("_masks")]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import components
-from nucstyle.data.formats import cellpose, coco, dsb2018, rle
+from nucstyle.data.formats import cellpose, coco, dsb2018, geojson, imagej, rle
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.manifest import Record
 
@@ -37,6 +37,9 @@ _READERS: dict[str, LabelReader] = {
     ".csv": rle.read_nuclei,
     ".json": coco.read_nuclei,
     cellpose.SEGMENTED: cellpose.read_nuclei,
+    geojson.SUFFIX: geojson.read,
+    ".zip": imagej.read,
+    ".roi": imagej.read,
 }
 """By how the name of the file ends; what is not here is a label image."""
 

@@ -6,20 +6,26 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nucstyle.core.errors import DatasetError, OptionError
 from nucstyle.data.formats import (
+    NucleiWriter,
     Writer,
     bbbc039,
     cellpose,
     coco,
     domains,
     dsb2018,
+    geojson,
+    imagej,
     nnunet,
     nuinsseg,
     pairs,
     rle,
     stardist,
 )
+from nucstyle.data.image_io import Array
 from nucstyle.data.manifest import Record
 
 MANIFEST = "manifest"
@@ -42,6 +48,8 @@ class Writing:
 
     write: Writer
     """Writes one image."""
+    write_nuclei: NucleiWriter | None = None
+    """Writes the nuclei of one image alone; None = the layout needs the image."""
     finish: Callable[[Path, Sequence[Record], Set[str]], None] | None = None
     """Writes what the layout has beside its images, once all are there: of the folder, all images as they were written (copies
     have the field of view of their image), and the ids of those that are restyled copies."""
@@ -63,16 +71,20 @@ _READINGS: Mapping[str, Reading] = {
     "dsb2018": Reading(evidence=dsb2018.evidence, index=dsb2018.index),
     "domains": Reading(evidence=domains.evidence, index=domains.index),
     "cellpose": Reading(evidence=cellpose.evidence, index=cellpose.index),
+    "geojson": Reading(evidence=geojson.evidence, index=geojson.index),
+    "imagej": Reading(evidence=imagej.evidence, index=imagej.index),
     "pairs": Reading(evidence=pairs.evidence, index=pairs.index),
 }
 _WRITINGS: Mapping[str, Writing] = {
-    "pairs": Writing(write=pairs.write),
+    "pairs": Writing(write=pairs.write, write_nuclei=pairs.write_nuclei),
     "dsb2018": Writing(write=dsb2018.write),
     "rle": Writing(write=rle.write, finish=rle.finish, check_name=rle.check_name),
     "coco": Writing(write=coco.write, finish=coco.finish),
     "cellpose": Writing(write=cellpose.write, check_name=cellpose.check_name, needs_labels=True),
     "stardist": Writing(write=stardist.write, needs_labels=True),
     "nnunet": Writing(write=nnunet.write, finish=nnunet.finish, needs_labels=True, needs_colour=True),
+    "geojson": Writing(write=geojson.write, write_nuclei=geojson.write_nuclei),
+    "imagej": Writing(write=imagej.write, write_nuclei=imagej.write_nuclei),
 }
 READABLE = (*_READINGS, MANIFEST)
 """Names for `--format`."""
@@ -107,6 +119,18 @@ def writing_of(name: str) -> Writing:
         msg = f"--to {name}: unknown; known: {', '.join(WRITABLE)}"
         raise OptionError(msg)
     return _WRITINGS[name]
+
+
+def as_written(pixels: Array, *, colour: bool) -> Array:
+    """The pixels of a file as layouts write them: as they are, but 1-bit ones as 0 and 255.
+
+    Args:
+        pixels: (H, W) or (H, W, 3).
+        colour: Whether grey images get three channels.
+    """
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * 255
+    return np.repeat(pixels[..., None], 3, axis=2) if colour and pixels.ndim == 2 else pixels
 
 
 def check_readable(name: str) -> None:

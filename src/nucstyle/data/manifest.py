@@ -30,7 +30,7 @@ class Record:
     image: Path
     """The image file."""
     labels: Path | None = None
-    """A label image, a folder of binary masks, or None = not annotated."""
+    """A label image, a file of outlines, a folder of binary masks, or None = not annotated."""
     modality: str | None = None
     """A name in [a-z0-9-]+, None where not known."""
     split: str | None = None

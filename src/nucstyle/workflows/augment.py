@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nucstyle.augment.base import check_choice
@@ -24,8 +23,9 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import middle
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.formats import in_words
 from nucstyle.data.image_io import from_unit, read_pixels, write_png, written_as
-from nucstyle.data.layouts import Writing, writing_of
+from nucstyle.data.layouts import Writing, as_written, writing_of
 from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
 from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name, write_manifest
 from nucstyle.data.run_folder import RunFolder, check_target, read_log
@@ -274,6 +274,7 @@ class _Work:
         self._folder, self._layout, self._makers, self._weights = folder, layout, makers, weights
         self._given, self._seed, self._rgb = given, seed, rgb
         self._ledger = Ledger(folder)
+        self._losses = Counter[str]()
         self._shown = {(one["source"], one["target"], one["outcome"]) for one in read_log(folder / EXAMPLES)}
 
     def write(self, dataset: Dataset, planned: Sequence[Sequence[_Copy]], progress: Progress) -> list[str]:
@@ -297,15 +298,14 @@ class _Work:
                     for one in missing:
                         self._write_copy(sample, record, one)
             progress.advance(index + 1)
+        if self._losses:
+            progress.say(f"warning: the layout cannot hold everything; {in_words(self._losses)}")
         return refused
 
     def _write_original(self, sample: Sample, record: Record) -> None:
-        pixels = read_pixels(record.image)
-        if self._rgb and pixels.ndim == 2:
-            pixels = np.repeat(pixels[..., None], 3, axis=2)
-        if pixels.dtype == np.bool_:
-            pixels = pixels.astype(np.uint8) * 255
+        pixels = as_written(read_pixels(record.image), colour=self._rgb)
         written = self._layout.write(self._folder, file_name(record.id), pixels, sample.labels, record.split)
+        self._losses.update(written.losses)
         original = replace(record, image=written.image, labels=written.labels, modality=self._given[record.id])
         self._ledger.add(
             original,
@@ -340,6 +340,7 @@ class _Work:
         if made is not None and outcomes[ACCEPTED]:
             pixels = from_unit(made.image, written_as(sample.source, colour=self._rgb))
             written = self._layout.write(self._folder, file_name(name), pixels, made.labels, record.split)
+            self._losses.update(written.losses)
             restyled = replace(restyled, image=written.image, labels=written.labels)
         self._ledger.add(restyled, row)
 

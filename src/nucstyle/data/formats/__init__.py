@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,14 @@ class Written:
 
     image: Path
     labels: Path | None = None
-    """A label image, a folder of masks, or the file that describes all images; None = not annotated."""
+    """A label image, a file of outlines, a folder of masks, or the file that describes all images; None = not annotated."""
+    losses: Mapping[str, int] = field(default_factory=dict)
+    """What the layout cannot hold, and how often that was so, for example holes_filled: 2."""
+
+
+def in_words(losses: Mapping[str, int]) -> str:
+    """Losses for a person: `holes filled: 2, nuclei in pieces: 1`."""
+    return ", ".join(f"{what.replace('_', ' ')}: {count}" for what, count in sorted(losses.items()))
 
 
 class Writer(Protocol):
@@ -67,3 +74,22 @@ def ids_of(images: Sequence[Path], root: Path) -> list[str]:
         image.stem if counts[image.stem] == 1 else Path(os.path.relpath(image, root)).with_suffix("").as_posix()
         for image in images
     ]
+
+
+class NucleiWriter(Protocol):
+    """Writes the nuclei of images of a layout alone, where the images are not at hand or have their own files anyway."""
+
+    def __call__(
+        self, folder: Path, name: str, labels: Tensor, scores: Mapping[int, float] | None = None
+    ) -> tuple[Path, Mapping[str, int]]:
+        """Write the nuclei of one image.
+
+        Args:
+            folder: Of the data set.
+            name: Of the file, without a suffix.
+            labels: (H, W) int32, 1..N.
+            scores: Of nuclei, by number, where they are known; left out where the layout has no place for them.
+
+        Returns:
+            The file, and what is lost in it as in `Written.losses`.
+        """

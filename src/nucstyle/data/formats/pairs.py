@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -64,11 +64,16 @@ def index_files(files: Iterable[Path]) -> list[Record]:
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
     """Write an image and its labels; arguments and result as `formats.Writer`. The layout knows no parts."""
-    for place in ("images", "labels"):
-        (folder / place).mkdir(parents=True, exist_ok=True)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     image = write_pixels(folder / "images" / name, pixels)
-    if labels is None:
-        return Written(image)
+    return Written(image, None if labels is None else write_nuclei(folder, name, labels)[0])
+
+
+def write_nuclei(
+    folder: Path, name: str, labels: Tensor, scores: Mapping[int, float] | None = None
+) -> tuple[Path, Mapping[str, int]]:
+    """Write labels without their image; arguments and result as `formats.NucleiWriter`. There is no place for scores."""
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
     file = folder / "labels" / f"{name}.tif"
     write_labels(file, labels)
-    return Written(image, file)
+    return file, {}

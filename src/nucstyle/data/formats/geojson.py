@@ -1,0 +1,164 @@
+"""Outlines for QuPath (qupath.github.io): `images/NAME.*` with `geojson/NAME.geojson`, or the latter beside the image.
+
+A file is a FeatureCollection (RFC 7946) in pixels, (0, 0) the outer corner of the first pixel, as QuPath writes and reads it: a
+nucleus is a feature of the `objectType` "detection", a Polygon or, in several pieces, a MultiPolygon, along pixel edges and with
+its holes. So its area is its number of pixels, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from torch import Tensor
+
+from nucstyle.core.contours import Outline, Ring, rasterise, trace
+from nucstyle.core.errors import ImageError
+from nucstyle.data.formats import Written, beside
+from nucstyle.data.image_io import Array, write_pixels
+from nucstyle.data.manifest import Record
+
+FOLDER, SUFFIX = "geojson", ".geojson"
+CLASS = "Nucleus"
+_MOST_BYTES = 1 << 29
+"""Files are read whole, and take about ten times their size in memory."""
+_NUCLEI = ("detection", "cell")
+"""What QuPath calls objects that were found; where there are some, annotations beside them are regions of the tissue."""
+
+
+def evidence(path: Path) -> str | None:
+    """The folder holds `images/` and `geojson/`, or a GeoJSON file lies beside its image."""
+    return beside.evidence(path, FOLDER, (SUFFIX,))
+
+
+def index(folder: Path) -> list[Record]:
+    """List the images, sorted by name, each with the GeoJSON file of the same name.
+
+    Raises:
+        DatasetError: Doubled names, or outlines that belong to no image.
+    """
+    return beside.index(folder, FOLDER, (SUFFIX,))
+
+
+def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
+    """Write an image and its outlines; arguments and result as `formats.Writer`. The layout knows no parts."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    image = write_pixels(folder / "images" / name, pixels)
+    return Written(image, None if labels is None else write_nuclei(folder, name, labels)[0])
+
+
+def write_nuclei(
+    folder: Path, name: str, labels: Tensor, scores: Mapping[int, float] | None = None
+) -> tuple[Path, Mapping[str, int]]:
+    """Write outlines without their image; arguments and result as `formats.NucleiWriter`.
+
+    The measurements of a nucleus are `area_px` and, where it is known, `score`.
+    """
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    file = folder / FOLDER / f"{name}{SUFFIX}"
+    features = [
+        json.dumps(_feature(number, list(pieces), (scores or {}).get(number)), separators=(",", ":"), allow_nan=False)
+        for number, pieces in groupby(trace(labels), key=lambda outline: outline.number)
+    ]
+    lines = ['{"type":"FeatureCollection","features":[', ",\n".join(features), "]}\n"]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file, {}
+
+
+def _feature(number: int, pieces: Sequence[Outline], score: float | None) -> dict[str, Any]:
+    polygons = [[np.concatenate([ring, ring[:1]]).tolist() for ring in piece.rings] for piece in pieces]
+    kind, coordinates = ("Polygon", polygons[0]) if len(polygons) == 1 else ("MultiPolygon", polygons)
+    measurements = {"area_px": sum(piece.area_px for piece in pieces), **({} if score is None else {"score": score})}
+    return {
+        "type": "Feature",
+        "geometry": {"type": kind, "coordinates": coordinates},
+        "properties": {
+            "objectType": "detection",
+            "name": str(number),
+            "classification": {"name": CLASS},
+            "measurements": measurements,
+        },
+    }
+
+
+def read(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
+    """Read outlines; arguments and result as `label_files.LabelReader`.
+
+    A FeatureCollection, a list of features or a single one. Where it holds detections or cells, these are the nuclei (of cells,
+    their nucleus if it is outlined), numbered in order, and annotations are left out as regions; otherwise these are the nuclei.
+
+    Raises:
+        ImageError: Damaged, too large, or something in it is no outline within the image.
+    """
+    features = _features(_parse(path), path)
+    found = [(number, one) for number, one in enumerate(features, start=1) if _object_type(one) in _NUCLEI]
+    chosen = found or list(enumerate(features, start=1))
+    outlines = [outline for number, feature in chosen for outline in _outlines(feature, number, path)]
+    return rasterise(outlines, size, where=str(path))
+
+
+def _parse(path: Path) -> Any:  # noqa: ANN401
+    if (n_bytes := path.stat().st_size) > _MOST_BYTES:
+        msg = f"{path}: {n_bytes:,} bytes, at most {_MOST_BYTES:,} are read; divide it, or give label images"
+        raise ImageError(msg)
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        msg = f"{path}: cannot be read as UTF-8 text ({error}); export it again"
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: no JSON ({str(error) or 'nested too deeply'}); the file is damaged, export it again"
+    raise ImageError(msg)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"{name} is no place"
+    raise ValueError(msg)
+
+
+def _features(value: Any, path: Path) -> list[Mapping[str, Any]]:  # noqa: ANN401
+    is_collection = isinstance(value, Mapping) and value.get("type") == "FeatureCollection"
+    listed = value.get("features") if is_collection else value
+    features = listed if isinstance(listed, list) else [listed]
+    for number, feature in enumerate(features, start=1):
+        if not isinstance(feature, Mapping) or feature.get("type") != "Feature":
+            msg = f"{path}: entry {number} is no GeoJSON Feature; export the objects of QuPath as GeoJSON"
+            raise ImageError(msg)
+    return features
+
+
+def _object_type(feature: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    properties = feature.get("properties")
+    return properties.get("objectType") if isinstance(properties, Mapping) else None
+
+
+def _outlines(feature: Mapping[str, Any], number: int, path: Path) -> list[Outline]:
+    """The outline of a nucleus, one for each piece."""
+    given = feature.get("nucleusGeometry") or feature.get("geometry")
+    geometry = given if isinstance(given, Mapping) else {}
+    kind = geometry.get("type")
+    if kind not in ("Polygon", "MultiPolygon"):
+        why = "may hold points and lines" if kind == "GeometryCollection" else "encloses nothing"
+        msg = f"{path}: feature {number} is a {kind or 'feature without geometry'}, which {why}; make it a Polygon or remove it"
+        raise ImageError(msg)
+    polygons = geometry.get("coordinates")
+    polygons = [polygons] if kind == "Polygon" else polygons
+    if not isinstance(polygons, list) or not all(isinstance(rings, list) and rings for rings in polygons):
+        msg = f"{path}: feature {number} has no rings of coordinates; the file is damaged, export it again"
+        raise ImageError(msg)
+    return [Outline(number, tuple(_ring(ring, number, path) for ring in rings)) for rings in polygons]
+
+
+def _ring(value: Any, number: int, path: Path) -> Ring:  # noqa: ANN401
+    try:
+        ring = np.asarray(value)
+    except ValueError:  # places of different lengths
+        ring = np.asarray("")
+    if ring.ndim != 2 or ring.shape[1] not in (2, 3) or ring.dtype.kind not in "iuf":
+        msg = f"{path}: feature {number} has a ring that is no list of [x, y] numbers; the file is damaged, export it again"
+        raise ImageError(msg)
+    ring = ring[:, :2]  # a height is allowed, and means nothing here
+    return ring[:-1] if len(ring) > 1 and (ring[0] == ring[-1]).all() else ring
