@@ -151,8 +151,8 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
     """Open a data set.
 
     Args:
-        data: A folder, a file, a glob or a `manifest.csv`. Folders: `images/` with `labels/`, `masks/`, `geojson/` or `rois/`, images
-            alone, or one of the other layouts of `formats/`.
+        data: A folder, a file, a glob or a `manifest.csv`. Folders: `images/` with `labels/`, `masks/`, `geojson/` or `rois/`,
+            images alone, or one of the other layouts of `formats/`.
         format: One of `layouts.READABLE`; None = find out.
         keep: Whether images stay in memory once read.
 

@@ -12,6 +12,8 @@ from nucstyle.data.manifest import file_name
 
 PREDICTIONS = "predictions"
 """The folder of label maps."""
+LABELS = "_labels.tif"
+"""What is added to the name of an image."""
 IMAGES = "images.csv"
 
 
@@ -30,7 +32,7 @@ class PredictedImage(NamedTuple):
 
 def label_file(run: Path, image_id: str) -> Path:
     """Where the label map of an image lies."""
-    return run / PREDICTIONS / f"{file_name(image_id)}_labels.tif"
+    return run / PREDICTIONS / f"{file_name(image_id)}{LABELS}"
 
 
 def write_images(run: Path, images: Iterable[PredictedImage]) -> None:

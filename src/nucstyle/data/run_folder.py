@@ -24,8 +24,6 @@ from nucstyle.data.weights import replace_durably
 CONFIG, ENVIRONMENT, LOG, RESULT, REPORT = "config.toml", "environment.json", "log.jsonl", "result.json", "report.html"
 MEASURES = "measures.jsonl"
 """What was measured of a model while it was trained, one JSON object a line."""
-PREDICTED = "_labels.tif"
-"""Ending of the names of label maps in `predictions/`, after the id."""
 FIGURES = "figures"
 """Folder of figures as files, for slides and papers."""
 _LOCK = ".lock"

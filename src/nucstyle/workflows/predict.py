@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from nucstyle.core.rng import derive_seed
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_labels, write_png
-from nucstyle.data.manifest import check_file_names, file_name
+from nucstyle.data.manifest import check_file_names, file_name, write_manifest
 from nucstyle.data.predictions import PREDICTIONS, PredictedImage, label_file, write_images
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_weights
@@ -74,7 +74,7 @@ def predict(
 
     Args:
         images: A folder, file, glob or manifest.
-        out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `images.csv`,
+        out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `images.csv`, `manifest.csv`,
             `report.html`.
         progress: Shown to the person.
         weights: Segmenter weights: a name, a file or a run.
@@ -128,6 +128,7 @@ def predict(
             progress=progress,
             stage=f"predict ({tta})",
         )
+        _write_manifest(run.path, dataset, found)
         run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": found})
         write_report(run.path)
     if refused:
@@ -266,6 +267,16 @@ def _write_one(folder: Path, sample: Sample, decoded: Decoded, *, pictures: bool
         return
     write_png(folder / PREDICTIONS / f"{name}_preview.png", colour_labels(decoded.labels))
     write_png(folder / "samples" / f"{name}_overlay.png", draw_overlay(sample.image, sample.labels, decoded.labels))
+
+
+def _write_manifest(folder: Path, dataset: Dataset, found: Container[str]) -> None:
+    """Name each image with the label map that was found for it, so that a run is a data set as long as its images stay."""
+    records = [
+        replace(record, labels=label_file(folder, record.id), components=False)
+        for record in dataset.records
+        if record.id in found
+    ]
+    write_manifest(folder / "manifest.csv", records)
 
 
 def _object_rows(sample: Sample, decoded: Decoded) -> list[list[object]]:
