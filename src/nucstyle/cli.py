@@ -50,7 +50,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="LAYOUT",
-        help="Of the data: dsb2018, rle, pairs, cellpose, stardist, coco, bbbc039, nuinsseg, domains or manifest "
+        help="Of the data: dsb2018, rle, pairs, geojson, imagej, cellpose, stardist, coco, bbbc039, nuinsseg, domains or manifest "
         "[default: detected].",
     ),
 ]
@@ -267,7 +267,10 @@ def augment(
     copies: Annotated[int, typer.Option(min=1, help="Restyled copies of each training image.")] = 3,
     style: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Style weights.")] = "dsb2018",
     to: Annotated[
-        str, typer.Option("--to", metavar="LAYOUT", help="pairs, dsb2018, rle, coco, cellpose, stardist or nnunet.")
+        str,
+        typer.Option(
+            "--to", metavar="LAYOUT", help="pairs, dsb2018, rle, coco, cellpose, stardist, nnunet, geojson or imagej."
+        ),
     ] = "pairs",
     targets: Annotated[
         str | None, typer.Option(metavar="MODALITY,...", help="Move copies into these modalities alone [default: all].")
@@ -312,6 +315,30 @@ def augment(
                 overwrite=overwrite,
             )
         print(f"data set: {out / 'manifest.csv'}")
+        print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def convert(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="LAYOUT", help="pairs, dsb2018, rle, coco, cellpose, stardist, nnunet, geojson or imagej."
+        ),
+    ],
+    format_: Format = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a data set, or what predict found, in another layout."""
+    with _verb() as progress:
+        from nucstyle.workflows import convert as workflow
+
+        with progress:
+            workflow.convert(data, out, to=to, progress=progress, format=format_, resume=resume, overwrite=overwrite)
+        print(f"data set: {out}")
         print(f"report: {out / 'report.html'}")
 
 

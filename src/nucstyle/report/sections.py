@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from nucstyle.core.config import to_toml
+from nucstyle.data.formats import in_words
 from nucstyle.data.manifest import file_name
 from nucstyle.data.run_folder import ENVIRONMENT, FIGURES, LOG, MEASURES, read_config, read_json, read_log
 from nucstyle.report import figures, tables
@@ -404,6 +405,24 @@ def _example(run: Path, one: Mapping[str, Any]) -> Picture | None:
     return picture(
         run / "samples" / one["file"], f"{one['source']} to {one['target']}{why} ({one['id'][:8]})", one["id"]
     )
+
+
+def convert(run: Path) -> Section:
+    """How many images and nuclei were written, and what the layout could not hold."""
+    result = read_json(run / "result.json")
+    said = [
+        f"{_count(result['images'], 'image')}, {result['annotated']} of them annotated, with "
+        f"{_count(result['nuclei'], 'nucleus', 'nuclei')}, in the layout {result['to']}."
+    ]
+    if result["without_image"]:
+        said.append(
+            f"{_count(result['without_image'], 'image was', 'images were')} not found: their nuclei were written alone."
+        )
+    if result["losses"]:
+        said.append(f"What the layout cannot hold: {in_words(result['losses'])}.")
+    if result["refused"]:
+        said.append(f"Could not be used: {', '.join(_plain(name) for name in result['refused'])}.")
+    return Section("Written", tuple(said))
 
 
 def translate(run: Path) -> Section:
