@@ -50,8 +50,8 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="LAYOUT",
-        help="Of the data: dsb2018, rle, pairs, geojson, imagej, cellpose, stardist, coco, bbbc039, nuinsseg, domains or manifest "
-        "[default: detected].",
+        help="Of the data: dsb2018, rle, pairs, geojson, imagej, cellpose, stardist, coco, bbbc039, nuinsseg, domains "
+        "or manifest [default: detected].",
     ),
 ]
 Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]

@@ -74,8 +74,8 @@ def predict(
 
     Args:
         images: A folder, file, glob or manifest.
-        out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `images.csv`, `manifest.csv`,
-            `report.html`.
+        out: The run folder: `predictions/ID_labels.tif`, `predictions/ID_preview.png`, `objects.csv`, `images.csv`,
+            `manifest.csv`, `report.html`.
         progress: Shown to the person.
         weights: Segmenter weights: a name, a file or a run.
         tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
