@@ -8,7 +8,7 @@ from PIL import Image, ImageFile
 
 from nucstyle.core.errors import ImageError
 from nucstyle.core.sample import Source
-from nucstyle.data import image_io
+from nucstyle.data import decoders, image_io
 from nucstyle.data.image_io import (
     from_unit,
     read_image,
@@ -402,7 +402,7 @@ def test_our_own_limit_decides_what_is_too_large(tmp_path, refusal, monkeypatch,
     message = refusal(ImageError, read_image, path)
     assert "the file is damaged" in message
     assert "bomb" not in message
-    monkeypatch.setattr(image_io, "MAX_PIXELS", 100)
+    monkeypatch.setattr(decoders, "MAX_PIXELS", 100)
     for array in (np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.uint8)):
         for suffix in (".png", ".tif"):
             path = tmp_path / f"a{suffix}"

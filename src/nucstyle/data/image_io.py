@@ -6,14 +6,10 @@ goes to [0, 1], clipped, and `(low, high)` is kept in `Source` so that what is w
 
 from __future__ import annotations
 
-import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
@@ -23,18 +19,15 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
+from nucstyle.data import decoders
+from nucstyle.data.decoders import Array as Array
+from nucstyle.data.decoders import raster, tiff
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 """What is taken for an image by its name."""
-MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded (twice Pillow's own warning limit)."""
 _BAND_PX = 1 << 20
 """Numbers are rescaled in bands of rows of about so many pixels: of a large image, only the result is held beside it."""
-_FORMATS = ("PNG", "JPEG", "BMP")
 _PERCENTILES = (0.1, 99.9)
-_PNG_DEPTH = 24
-"""The byte of a PNG that holds the bits of one channel."""
-Array = npt.NDArray[Any]
 
 
 def read_image(path: Path, *, value_range: tuple[float, float] | None = None) -> tuple[Tensor, Source]:
@@ -190,15 +183,15 @@ def _decode(path: Path, *, colours: bool = True) -> Array:
         msg = f"{path}: no such image file"
         raise ImageError(msg)
     try:
-        decode = _decode_tiff if path.suffix.lower() in (".tif", ".tiff") else _decode_pillow
-        array = decode(path, colours)
+        decoder = tiff if path.suffix.lower() in (".tif", ".tiff") else raster
+        array = decoder.decode(path, colours)
     except (ImageError, Interrupted, MemoryError):
         raise
     except UnidentifiedImageError:
         msg = f"{path}: not a PNG, JPEG, BMP or TIFF image ({_looks_like(path)}); replace the file"
         raise ImageError(msg) from None
     except Image.DecompressionBombError:
-        msg = f"{path}: too large, at most {MAX_PIXELS:,} pixels are read whole; crop or tile the image"
+        msg = f"{path}: too large, at most {decoders.MAX_PIXELS:,} pixels are read whole; crop or tile the image"
         raise ImageError(msg) from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -216,75 +209,6 @@ def _looks_like(path: Path) -> str:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "it looks like an HTML page"
     return f"it begins with {head[:8]!r}"
-
-
-def _check_pixels(path: Path, pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        msg = f"{path}: {pixels:,} pixels, at most {MAX_PIXELS:,} are read whole; crop or tile the image"
-        raise ImageError(msg)
-
-
-def _decode_pillow(path: Path, colours: bool) -> Array:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit decides
-        file = Image.open(path, formats=_FORMATS)
-    with file:
-        _check_pixels(path, file.width * file.height)
-        if file.format == "JPEG" and not colours:
-            msg = f"{path}: JPEG changes the numbers of nuclei; save the labels as PNG or TIFF"
-            raise ImageError(msg)
-        if file.format == "PNG":
-            data = path.read_bytes()
-            _check_sums(data)
-            if data[_PNG_DEPTH] == 16 and file.mode in ("LA", "RGB", "RGBA"):
-                return np.asarray(imagecodecs.png_decode(data))  # Pillow would keep 8 bits of the 16
-        if not colours:
-            return np.array(file)
-        if file.mode == "P" or (file.mode in ("1", "L", "RGB") and "transparency" in file.info):
-            return np.array(file.convert("RGBA" if "transparency" in file.info else "RGB"))
-        if file.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"):
-            msg = f"{path}: colour mode {file.mode} is not read; convert the image to RGB first"
-            raise ImageError(msg)
-        return np.array(file)
-
-
-def _check_sums(png: bytes) -> None:
-    """Compare the checksum of every chunk: Pillow stops at the last pixel, before that of the last data."""
-    place = 8
-    while place < len(png) and png[place + 4 : place + 8] != b"IEND":
-        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
-        if len(png) < end + 4 or zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
-            msg = f"the chunk at byte {place} is cut off or changed"
-            raise OSError(msg)
-        place = end + 4
-
-
-def _decode_tiff(path: Path, colours: bool) -> Array:
-    with path.open("rb") as stream:
-        if stream.read(2) not in (b"II", b"MM"):
-            raise UnidentifiedImageError
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        page = series.keyframe
-        _check_pixels(path, page.imagewidth * page.imagelength)
-        if len(file.series) > 1 or (series.ndim > 2 and series.axes not in ("YXS", "SYX", "CYX", "YXC")):
-            msg = f"{path}: holds several images {series.shape} ({series.axes}); save the wanted page as its own file"
-            raise ImageError(msg)
-        if colours and not _holds_intensities(page):
-            kind = tifffile.PHOTOMETRIC(page.photometric).name
-            msg = f"{path}: {kind} colours are not read; convert the image to grey or RGB first"
-            raise ImageError(msg)
-        array = series.asarray()
-    if series.axes in ("SYX", "CYX"):
-        array = np.moveaxis(array, 0, -1)
-    return np.asarray(array)
-
-
-def _holds_intensities(page: tifffile.TiffPage) -> bool:
-    """Whether what tifffile gives are grey or RGB values; it leaves palettes, inverted grey and other spaces alone."""
-    kind, compression = page.photometric, page.compression
-    decoded = kind == tifffile.PHOTOMETRIC.YCBCR and compression == tifffile.COMPRESSION.JPEG
-    return decoded or kind in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
 
 
 def _without_alpha(array: Array, path: Path) -> Array:
