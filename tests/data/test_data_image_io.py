@@ -8,7 +8,8 @@ from PIL import Image, ImageFile
 
 from nucstyle.core.errors import ImageError
 from nucstyle.core.sample import Source
-from nucstyle.data import decoders, image_io
+from nucstyle.data import image_io
+from nucstyle.data.decoders import ReadOptions
 from nucstyle.data.image_io import (
     from_unit,
     read_image,
@@ -168,7 +169,7 @@ def test_a_constant_image_is_finite_and_comes_back(tmp_path, kind, value):
 
 def test_a_given_range_takes_the_place_of_the_rule(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 1000], [2000, 4000]], np.uint16))
-    image, source = read_image(tmp_path / "a.tif", value_range=(1000, 3000))
+    image, source = read_image(tmp_path / "a.tif", ReadOptions(value_range=(1000, 3000)))
     assert image[0].tolist() == [[0, 0], [0.5, 1]]
     assert (source.low, source.high) == (1000, 3000)
 
@@ -228,21 +229,6 @@ def test_a_colour_that_a_png_declares_transparent_is_refused_where_it_occurs(tmp
     assert "has transparent pixels" in refusal(ImageError, read_image, path)
 
 
-def test_inks_are_refused(tmp_path, refusal, picture):
-    Image.fromarray(picture).convert("CMYK").save(tmp_path / "a.jpg")
-    assert "colour mode CMYK is not read" in refusal(ImageError, read_image, tmp_path / "a.jpg")
-
-
-@pytest.mark.parametrize(
-    ("photometric", "shape"),
-    [("miniswhite", (8, 9)), ("separated", (8, 9, 4)), ("cielab", (8, 9, 3)), ("ycbcr", (8, 9, 3))],
-)
-def test_tiff_numbers_that_are_no_intensities_are_refused(tmp_path, refusal, photometric, shape):
-    tifffile.imwrite(tmp_path / "a.tif", np.full(shape, 255, np.uint8), photometric=photometric)
-    message = refusal(ImageError, read_image, tmp_path / "a.tif")
-    assert f"{photometric.upper()} colours are not read; convert" in message
-
-
 def test_a_tiff_may_be_compressed_planar_big_endian_or_jpeg_inside(tmp_path, picture):
     expected = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
     for options in ({"compression": "lzw"}, {"compression": "zstd"}, {"byteorder": ">"}, {"tile": (32, 32)}):
@@ -252,21 +238,6 @@ def test_a_tiff_may_be_compressed_planar_big_endian_or_jpeg_inside(tmp_path, pic
     assert torch.equal(read_image(tmp_path / "a.tif")[0], expected)
     tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", compression="jpeg", compressionargs={"level": 95})
     assert (read_image(tmp_path / "a.tif")[0] - expected).abs().mean() < 0.02
-
-
-@pytest.mark.parametrize("shape", [(5, 16, 16), (3, 16, 16), (2, 4, 16, 16)], ids=str)
-def test_a_tiff_of_several_pages_is_refused_instead_of_read_in_part(tmp_path, refusal, shape):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
-    message = refusal(ImageError, read_image, tmp_path / "a.tif")
-    assert f"holds several images {shape}" in message
-    assert "save the wanted page as its own file" in message
-
-
-def test_a_tiff_of_pages_of_several_sizes_is_refused(tmp_path, refusal):
-    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
-        file.write(np.zeros((16, 16), np.uint8))
-        file.write(np.zeros((8, 8), np.uint8))
-    assert "holds several images" in refusal(ImageError, read_image, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +282,10 @@ NO_IMAGES = {
 def test_a_file_that_is_no_image_is_refused_with_what_it_looks_like(tmp_path, refusal, read, reason, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(NO_IMAGES[reason])
-    assert refusal(ImageError, read, path) == f"{path}: not a PNG, JPEG, BMP or TIFF image ({reason}); replace the file"
+    assert (
+        refusal(ImageError, read, path)
+        == f"{path}: not a PNG, JPEG, BMP, TIFF or NPY image ({reason}); replace the file"
+    )
 
 
 @pytest.mark.parametrize("read", [read_image, read_labels, read_mask])
@@ -346,16 +320,8 @@ def wrong_bytes(data, *places):
         yield place, bytes(damaged)
 
 
-def read_or_refuse(read, path):
-    """The tensor, or the message of the refusal; nothing else may happen."""
-    try:
-        return first(read(path))
-    except ImageError as error:
-        return str(error)
-
-
 @pytest.mark.parametrize("kind", [GREY8, RGB8, GREY16, RGB16, "palette"])
-def test_a_png_with_one_wrong_byte_is_refused_or_the_same(write_depths, kind):
+def test_a_png_with_one_wrong_byte_is_refused_or_the_same(write_depths, read_or_refuse, kind):
     path = write_depths(kind)
     readers = [read_image] if kind in (RGB8, RGB16) else [read_image, read_labels]
     whole, data = [first(read(path)) for read in readers], path.read_bytes()
@@ -365,57 +331,21 @@ def test_a_png_with_one_wrong_byte_is_refused_or_the_same(write_depths, kind):
         path.write_bytes(damaged)
         for read, expected in zip(readers, whole, strict=True):
             found = read_or_refuse(read, path)
-            if isinstance(found, str):
-                assert found.startswith(f"{path}: ")
-            else:
+            if not isinstance(found, str):
                 assert torch.equal(found, expected), f"another image after a change of byte {place}"
 
 
-def test_a_tiff_with_one_wrong_byte_never_ends_in_anything_but_an_image_or_a_refusal(tmp_path, picture):
+def test_a_tiff_with_one_wrong_byte_never_ends_in_anything_but_an_image_or_a_refusal(tmp_path, picture, read_or_refuse):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, picture[:24, :24], photometric="rgb", compression="deflate")
     data = path.read_bytes()
     for _, damaged in wrong_bytes(data, *range(8, 260, 4), *range(260, len(data), 40)):
         path.write_bytes(damaged)
-        found = read_or_refuse(read_image, path)
-        assert not isinstance(found, str) or found.startswith(f"{path}: ")
+        read_or_refuse(read_image, path)
 
 
 def test_nobody_may_tell_pillow_to_fill_up_truncated_files():
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
-
-
-@pytest.mark.parametrize("read", [read_image, read_labels, read_mask])
-@pytest.mark.parametrize("size", [(100_000, 100_000), (20_000, 10_000)], ids=str)
-def test_a_header_that_promises_too_many_pixels_is_refused_before_decoding(
-    tmp_path, refusal, write_png_chunks, read, size
-):
-    path = write_png_chunks(tmp_path / "a.png", *size, 8, 0)
-    message = refusal(ImageError, read, path)
-    assert message.startswith(f"{path}: ")
-    assert message.endswith("at most 178,956,970 pixels are read whole; crop or tile the image")
-
-
-def test_our_own_limit_decides_what_is_too_large(tmp_path, refusal, monkeypatch, write_png_chunks):
-    # 100 million pixels: Pillow would warn, and the warning is an error here.
-    path = write_png_chunks(tmp_path / "a.png", 10_000, 10_000, 1, 0)
-    message = refusal(ImageError, read_image, path)
-    assert "the file is damaged" in message
-    assert "bomb" not in message
-    monkeypatch.setattr(decoders, "MAX_PIXELS", 100)
-    for array in (np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.uint8)):
-        for suffix in (".png", ".tif"):
-            path = tmp_path / f"a{suffix}"
-            for wide in (False, True):
-                given = np.concatenate([array, array[:, :1]], axis=1) if wide else array
-                if suffix == ".png":
-                    Image.fromarray(given).save(path)
-                else:
-                    tifffile.imwrite(path, given)
-                if wide:
-                    assert "110 pixels, at most 100 are read whole" in refusal(ImageError, read_image, path)
-                else:
-                    read_image(path)
 
 
 # Labels
@@ -560,7 +490,7 @@ def test_written_pixels_come_back_in_the_type_that_they_had(tmp_path, kind, shap
     array = np.random.default_rng(0).integers(0, 250, shape).astype(kind)
     file = write_pixels(tmp_path / "cells.v2", array)
     assert file.name == ("cells.v2.png" if kind == "uint8" else "cells.v2.tif")
-    again, source = read_image(file, value_range=(0, 255))
+    again, source = read_image(file, ReadOptions(value_range=(0, 255)))
     assert source.dtype == kind
     np.testing.assert_allclose(from_unit(again, source), array, rtol=0, atol=1e-4 if kind.startswith("float") else 0)
     assert write_pixels(tmp_path / "twice", array).read_bytes() == file.read_bytes()

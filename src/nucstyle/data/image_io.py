@@ -6,7 +6,7 @@ goes to [0, 1], clipped, and `(low, high)` is kept in `Source` so that what is w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,42 +19,42 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
-from nucstyle.data import decoders
+from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, raster, tiff
 from nucstyle.data.decoders import Array as Array
-from nucstyle.data.decoders import raster, tiff
 
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 """What is taken for an image by its name."""
 _BAND_PX = 1 << 20
 """Numbers are rescaled in bands of rows of about so many pixels: of a large image, only the result is held beside it."""
 _PERCENTILES = (0.1, 99.9)
 
 
-def read_image(path: Path, *, value_range: tuple[float, float] | None = None) -> tuple[Tensor, Source]:
+def read_image(path: Path, reading: ReadOptions = DEFAULT) -> tuple[Tensor, Source]:
     """Read an image file.
 
     Args:
-        path: PNG, TIFF, JPEG or BMP; grey or RGB, 8 or 16 bit or float. Alpha must be opaque everywhere.
-        value_range: The values in the file that become 0 and 1, instead of the intensity rule.
+        path: PNG, TIFF, JPEG, BMP or NPY, whatever its name; grey or colour, of any real type. Alpha must be opaque everywhere.
+        reading: The largest size, the page, and the values that become 0 and 1 where not the intensity rule says them.
 
     Returns:
-        (3, H, W) float32 in [0, 1] (grey is replicated), and where it came from.
+        (3, H, W) float32 in [0, 1] (grey is replicated), the way up that the file asks for, and where it came from.
 
     Raises:
         ImageError: Not an image, damaged, too large, of a shape that is not a single grey or RGB image, or not finite.
     """
-    array = _decode(path)
+    array = _decode(path, Wanted.COLOURS, reading)
     channels = 1 if array.ndim == 2 else array.shape[2]
-    unit, low, high = to_unit(array, value_range=value_range, where=str(path))
+    unit, low, high = to_unit(array, value_range=reading.value_range, where=str(path))
     source = Source(path=path, dtype=array.dtype.name, channels=channels, low=low, high=high)
     return unit, source
 
 
-def read_pixels(path: Path) -> Array:
+def read_pixels(path: Path, reading: ReadOptions = DEFAULT) -> Array:
     """The pixels of an image file as they are.
 
     Args:
         path: As for `read_image`.
+        reading: The largest size, and the page.
 
     Returns:
         (H, W) or (H, W, 3), of the file's type; an opaque alpha channel is left out.
@@ -62,7 +62,7 @@ def read_pixels(path: Path) -> Array:
     Raises:
         ImageError: As `read_image`, but for numbers that are not finite.
     """
-    return _decode(path)
+    return _decode(path, Wanted.COLOURS, reading)
 
 
 def to_unit(
@@ -177,31 +177,39 @@ def written_as(source: Source | None, *, colour: bool) -> Source:
     return replace(kept, channels=3) if colour else kept
 
 
-def _decode(path: Path, *, colours: bool = True) -> Array:
-    """The pixels of a file as (H, W) or (H, W, 3), unscaled; without `colours`, a palette's indices."""
+def _decode(path: Path, wanted: Wanted, reading: ReadOptions) -> Array:
+    """The pixels of a file as (H, W) or (H, W, 3), unscaled."""
     if not path.is_file():
-        msg = f"{path}: no such image file"
+        msg = f"{path}: no such {'label' if wanted is Wanted.NUMBERS else 'image'} file"
         raise ImageError(msg)
     try:
-        decoder = tiff if path.suffix.lower() in (".tif", ".tiff") else raster
-        array = decoder.decode(path, colours)
+        return _decoder(path)(path, wanted, reading)
     except (ImageError, Interrupted, MemoryError):
         raise
     except UnidentifiedImageError:
-        msg = f"{path}: not a PNG, JPEG, BMP or TIFF image ({_looks_like(path)}); replace the file"
-        raise ImageError(msg) from None
-    except Image.DecompressionBombError:
-        msg = f"{path}: too large, at most {decoders.MAX_PIXELS:,} pixels are read whole; crop or tile the image"
+        msg = f"{path}: not a PNG, JPEG, BMP, TIFF or NPY image ({_looks_like(path)}); replace the file"
         raise ImageError(msg) from None
     except Exception as error:  # decoders of damaged files raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            msg = f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+            raise ImageError(msg) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{path}: cannot be decoded ({reason}); the file is damaged, replace it"
         raise ImageError(msg) from None
-    return _without_alpha(array, path)
+
+
+def _decoder(path: Path) -> Callable[[Path, Wanted, ReadOptions], Array]:
+    """By the first bytes, since names lie."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(tiff.HEADS):
+        return tiff.decode
+    return npy.decode if head.startswith(npy.HEAD) else raster.decode
 
 
 def _looks_like(path: Path) -> str:
-    head = path.read_bytes()[:64]
+    with path.open("rb") as file:
+        head = file.read(64)
     if not head:
         return "the file is empty"
     if head.startswith(b"version https://git-lfs"):
@@ -211,28 +219,12 @@ def _looks_like(path: Path) -> str:
     return f"it begins with {head[:8]!r}"
 
 
-def _without_alpha(array: Array, path: Path) -> Array:
-    """Drop an opaque alpha channel and a single channel's axis."""
-    if array.ndim == 3 and array.shape[2] in (2, 4):
-        alpha = array[..., -1]
-        opaque = np.iinfo(alpha.dtype).max if np.issubdtype(alpha.dtype, np.integer) else 1
-        if not (alpha == opaque).all():
-            msg = f"{path}: has transparent pixels; flatten it on a background first"
-            raise ImageError(msg)
-        array = array[..., :-1]
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        msg = f"{path}: an image is (height, width) or (height, width, 3), got {array.shape}; convert it first"
-        raise ImageError(msg)
-    return array
-
-
-def read_labels(path: Path) -> Tensor:
+def read_labels(path: Path, reading: ReadOptions = DEFAULT) -> Tensor:
     """Read a label image: 0 is background, every other number one nucleus.
 
     Args:
-        path: PNG or TIFF, one channel of integers; a palette image's indices are the labels.
+        path: PNG, TIFF or NPY, one channel of integers; a palette image's indices are the labels.
+        reading: The largest size, and the page of a stack of labels.
 
     Returns:
         (H, W) int32, numbers as in the file.
@@ -240,10 +232,7 @@ def read_labels(path: Path) -> Tensor:
     Raises:
         ImageError: Not a label image, damaged, or negative numbers.
     """
-    if not path.is_file():
-        msg = f"{path}: no such label file"
-        raise ImageError(msg)
-    array = _decode(path, colours=False)
+    array = _decode(path, Wanted.NUMBERS, reading)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         msg = f"{path}: a label image has one channel of integers, got {array.shape} {array.dtype}"
         raise ImageError(msg)
@@ -253,9 +242,9 @@ def read_labels(path: Path) -> Tensor:
     return torch.from_numpy(array.astype(np.int32))
 
 
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:
     """Read the binary mask of one nucleus: (H, W) bool, true above half of its greatest number, be that 1 or 255."""
-    array = _decode(path)
+    array = _decode(path, Wanted.MASK, reading)
     _check_numbers(array, str(path))
     grey = array if array.ndim == 2 else array.max(axis=2)
     top = float(grey.max()) if grey.size else 0.0
