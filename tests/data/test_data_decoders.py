@@ -100,10 +100,11 @@ def test_packed_numbers_of_a_tiff_are_grey_from_black_to_white_and_labels_as_the
 
 
 def test_a_png_of_four_bits_is_grey_from_black_to_white_and_labels_as_they_are(tmp_path, write_png_chunks):
-    rows = [bytes([0x01, 0x23, 0x45, 0x67]), bytes([0x89, 0xAB, 0xCD, 0xEF])] * 3
-    write_png_chunks(tmp_path / "a.png", 8, 6, 4, 0, rows)
-    assert read_labels(tmp_path / "a.png")[:2].reshape(-1).tolist() == list(range(16))
-    torch.testing.assert_close(read_image(tmp_path / "a.png")[0][0, :2].reshape(-1), torch.arange(16) / 15)
+    numbers = np.kron(np.arange(16).reshape(2, 8), np.ones((4, 4))).astype(np.uint8)
+    rows = [row.tobytes() for row in numbers[:, ::2] << 4 | numbers[:, 1::2]]
+    write_png_chunks(tmp_path / "a.png", 32, 8, 4, 0, rows)
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png").numpy(), numbers)
+    torch.testing.assert_close(read_image(tmp_path / "a.png")[0][0], torch.from_numpy(numbers / np.float32(15)))
 
 
 def test_twelve_bits_in_a_file_of_sixteen_are_not_dark(tmp_path, picture):

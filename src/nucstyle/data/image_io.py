@@ -21,12 +21,21 @@ from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
 from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, raster, tiff
 from nucstyle.data.decoders import Array as Array
+from nucstyle.data.label_rules import as_labels
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
-"""What is taken for an image by its name."""
+"""What is taken for an image by its name; see `is_image_name`."""
+_NO_IMAGES = ("_seg.npy",)
+"""What Cellpose saves beside an image, and is no image."""
 _BAND_PX = 1 << 20
 """Numbers are rescaled in bands of rows of about so many pixels: of a large image, only the result is held beside it."""
 _PERCENTILES = (0.1, 99.9)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of that name is taken for an image when a folder is listed."""
+    small = name.lower()
+    return small.endswith(IMAGE_SUFFIXES) and not small.endswith(_NO_IMAGES)
 
 
 def read_image(path: Path, reading: ReadOptions = DEFAULT) -> tuple[Tensor, Source]:
@@ -187,7 +196,7 @@ def _decode(path: Path, wanted: Wanted, reading: ReadOptions) -> Array:
     except (ImageError, Interrupted, MemoryError):
         raise
     except UnidentifiedImageError:
-        msg = f"{path}: not a PNG, JPEG, BMP, TIFF or NPY image ({_looks_like(path)}); replace the file"
+        msg = f"{path}: not a PNG, JPEG, BMP, TIFF or NPY image ({looks_like(path)}); replace the file"
         raise ImageError(msg) from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         if isinstance(error, OSError) and error.errno is not None:
@@ -207,7 +216,8 @@ def _decoder(path: Path) -> Callable[[Path, Wanted, ReadOptions], Array]:
     return npy.decode if head.startswith(npy.HEAD) else raster.decode
 
 
-def _looks_like(path: Path) -> str:
+def looks_like(path: Path) -> str:
+    """What a file that is of no known kind seems to be, in words, by its first bytes."""
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -219,27 +229,21 @@ def _looks_like(path: Path) -> str:
     return f"it begins with {head[:8]!r}"
 
 
-def read_labels(path: Path, reading: ReadOptions = DEFAULT) -> Tensor:
+def read_labels(path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False) -> Tensor:
     """Read a label image: 0 is background, every other number one nucleus.
 
     Args:
-        path: PNG, TIFF or NPY, one channel of integers; a palette image's indices are the labels.
+        path: PNG, TIFF or NPY, of whole numbers; a palette image's indices are the labels.
         reading: The largest size, and the page of a stack of labels.
+        may_be_mask: Whether a mask of 0 and 255 is fine, since its connected pieces will get numbers.
 
     Returns:
         (H, W) int32, numbers as in the file.
 
     Raises:
-        ImageError: Not a label image, damaged, or negative numbers.
+        ImageError: Not a label image by `label_rules`, or damaged.
     """
-    array = _decode(path, Wanted.NUMBERS, reading)
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-        msg = f"{path}: a label image has one channel of integers, got {array.shape} {array.dtype}"
-        raise ImageError(msg)
-    if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
-        msg = f"{path}: labels run from {array.min()} to {array.max()}; they must be 0 to 2147483647"
-        raise ImageError(msg)
-    return torch.from_numpy(array.astype(np.int32))
+    return torch.from_numpy(as_labels(_decode(path, Wanted.NUMBERS, reading), path, may_be_mask=may_be_mask))
 
 
 def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:

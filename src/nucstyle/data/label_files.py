@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import components
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import dsb2018
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.manifest import Record
@@ -37,12 +38,13 @@ _READERS: dict[str, LabelReader] = {}
 """By the suffix of the file; what is not here is a label image."""
 
 
-def read_nuclei(record: Record, size: tuple[int, int]) -> Tensor | None:
+def read_nuclei(record: Record, size: tuple[int, int], reading: ReadOptions = DEFAULT) -> Tensor | None:
     """The nuclei of an image.
 
     Args:
         record: The image.
         size: Its (height, width) in pixels.
+        reading: How files are read where they leave it open.
 
     Returns:
         (H, W) int32 of the image's size, 0 = background, numbers as in the file; None = not annotated.
@@ -54,15 +56,15 @@ def read_nuclei(record: Record, size: tuple[int, int]) -> Tensor | None:
     if path is None:
         return None
     if path.is_dir():
-        labels = dsb2018.read_mask_folder(path)
+        labels = dsb2018.read_mask_folder(path, reading)
     elif reader := _READERS.get(path.suffix.lower()):
         labels = reader(path, record, size)
     else:
-        labels = components(read_labels(path)) if record.components else read_labels(path)
+        labels = read_labels(path, reading, may_be_mask=record.components)
     if tuple(labels.shape) != size:
         msg = (
             f"{path}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
             f"{record.image} is {size[0]} x {size[1]}; give the labels of this image"
         )
         raise ImageError(msg)
-    return labels
+    return components(labels) if record.components else labels

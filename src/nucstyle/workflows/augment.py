@@ -24,6 +24,7 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import middle
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import from_unit, read_pixels, write_png, written_as
 from nucstyle.data.layouts import Writing, writing_of
 from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
@@ -69,6 +70,7 @@ def augment(
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
+    reading: ReadOptions = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -91,6 +93,7 @@ def augment(
         seed: Of the styles; a copy depends on it, the image and its id alone, and under `balance` on the ids of the others.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
+        reading: How files are read where they leave it open.
         resume: Go on in `out`; what is there is not made again.
         overwrite: Replace what an earlier call wrote to `out`.
 
@@ -112,7 +115,7 @@ def augment(
         )
         for name in targets or model.modalities
     }
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, reading=reading)
     inputs = [
         Path(data),
         weights_file,
@@ -290,7 +293,7 @@ class _Work:
                 try:
                     sample = dataset[index]
                     if not is_there:
-                        self._write_original(sample, record)
+                        self._write_original(sample, record, dataset.reading)
                 except ImageError as error:
                     refused.append(str(error))
                 else:
@@ -299,8 +302,8 @@ class _Work:
             progress.advance(index + 1)
         return refused
 
-    def _write_original(self, sample: Sample, record: Record) -> None:
-        pixels = read_pixels(record.image)
+    def _write_original(self, sample: Sample, record: Record, reading: ReadOptions) -> None:
+        pixels = read_pixels(record.image, reading)
         if self._rgb and pixels.ndim == 2:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
         if pixels.dtype == np.bool_:

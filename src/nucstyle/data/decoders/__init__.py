@@ -76,6 +76,20 @@ DEFAULT = ReadOptions()
 """Files speak for themselves."""
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Turn LOW,HIGH into two numbers.
+
+    Raises:
+        OptionError: It is not two numbers.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        msg = f"--range {text}: give two numbers with a comma between them, for example 0,4095"
+        raise OptionError(msg) from None
+    return low, high
+
+
 def check_size(path: Path, width: int, height: int, reading: ReadOptions) -> None:
     """Refuse an image by what its header says, before anything is decoded.
 

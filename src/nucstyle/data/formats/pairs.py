@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import DatasetError
 from nucstyle.data.formats import Written
-from nucstyle.data.image_io import IMAGE_SUFFIXES, Array, write_labels, write_pixels
+from nucstyle.data.image_io import Array, is_image_name, write_labels, write_pixels
 from nucstyle.data.manifest import Record
 
 _LABEL_FOLDERS = ("labels", "masks")
@@ -25,7 +25,7 @@ def evidence(path: Path) -> str | None:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(file for file in folder.iterdir() if file.is_file() and is_image_name(file.name))
 
 
 def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
