@@ -6,7 +6,8 @@ goes to [0, 1], clipped, and `(low, high)` is kept in `Source` so that what is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,11 +189,35 @@ def written_as(source: Source | None, *, colour: bool) -> Source:
 
 def _decode(path: Path, wanted: Wanted, reading: ReadOptions) -> Array:
     """The pixels of a file as (H, W) or (H, W, 3), unscaled."""
+    with refusing(path):
+        if is_tiff(path):
+            return tiff.decode(path, wanted, reading)
+        decode = npy.decode if _head(path).startswith(npy.HEAD) else raster.decode
+        return decode(path, wanted, reading)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file is a TIFF by its first bytes, since names lie."""
+    return _head(path).startswith(tiff.HEADS)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Whatever a decoder raises becomes the refusal of the file.
+
+    Raises:
+        ImageError: With the file, the reason and a remedy.
+    """
     if not path.is_file():
-        msg = f"{path}: no such {'label' if wanted is Wanted.NUMBERS else 'image'} file"
+        msg = f"{path}: no such image file"
         raise ImageError(msg)
     try:
-        return _decoder(path)(path, wanted, reading)
+        yield
     except (ImageError, Interrupted, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -207,19 +232,9 @@ def _decode(path: Path, wanted: Wanted, reading: ReadOptions) -> Array:
         raise ImageError(msg) from None
 
 
-def _decoder(path: Path) -> Callable[[Path, Wanted, ReadOptions], Array]:
-    """By the first bytes, since names lie."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head.startswith(tiff.HEADS):
-        return tiff.decode
-    return npy.decode if head.startswith(npy.HEAD) else raster.decode
-
-
 def looks_like(path: Path) -> str:
     """What a file that is of no known kind seems to be, in words, by its first bytes."""
-    with path.open("rb") as file:
-        head = file.read(64)
+    head = _head(path)
     if not head:
         return "the file is empty"
     if head.startswith(b"version https://git-lfs"):
@@ -263,8 +278,13 @@ def write_labels(path: Path, labels: Tensor) -> None:
         labels: (H, W) int, not negative.
     """
     array = labels.cpu().numpy()
-    kind = np.uint16 if not array.size or array.max() <= np.iinfo(np.uint16).max else np.uint32
+    kind = label_type(int(array.max(initial=0)))
     tifffile.imwrite(path, array.astype(kind), compression="deflate", metadata={"axes": "YX"})
+
+
+def label_type(largest: int) -> type[np.uint16 | np.uint32]:
+    """The type that label images are written in: 16 bits as long as the largest number fits."""
+    return np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
 
 
 def write_pixels(path: Path, array: Array, *, as_tiff: bool = False) -> Path:

@@ -48,6 +48,8 @@ class Plane:
     decode: Callable[[], Array]
     """(H, W), (H, W, C) or, where `is_planar`, (C, H, W)."""
     is_planar: bool = False
+    offset: int | None = None
+    """The byte of the file where its numbers begin, if they are written there one after the other."""
 
 
 def decode(path: Path, wanted: Wanted, reading: ReadOptions) -> Array:
@@ -104,12 +106,15 @@ def _plane(file: tifffile.TiffFile, path: Path, wanted: Wanted, reading: ReadOpt
         msg = f"{path}: holds {one.shape} axes {one.axes} in one piece; save the wanted page as its own file"
         raise ImageError(msg)
     # One header for the whole stack, as ImageJ writes large ones.
-    kind, place, shape = f"{file.byteorder}{one.dtype.char}", one.dataoffset, (count, *one.shape[-inner:])
+    shape = one.shape[-inner:]
+    offset = one.dataoffset + index * math.prod(shape) * one.dtype.itemsize
+    kind = np.dtype(f"{file.byteorder}{one.dtype.char}")
     return Plane(
         one.keyframe,
         one.keyframe,
-        lambda: np.array(np.memmap(path, np.dtype(kind), "r", place, shape)[index]),
+        lambda: np.array(np.memmap(path, kind, "r", offset, shape)),
         one.axes.endswith("SYX"),
+        offset,
     )
 
 
@@ -117,7 +122,8 @@ def _plane_of(page: tifffile.TiffPage | tifffile.TiffFrame | None) -> Plane:
     if page is None or page.keyframe is None:
         msg = "the page is missing"
         raise ValueError(msg)
-    return Plane(page, page.keyframe, page.asarray, page.axes == "SYX")
+    offset = page.dataoffsets[0] if page.keyframe.is_final and page.dataoffsets else None
+    return Plane(page, page.keyframe, page.asarray, page.axes == "SYX", offset)
 
 
 def _check_segments(plane: Plane, size: int) -> None:
@@ -131,6 +137,51 @@ def _check_segments(plane: Plane, size: int) -> None:
         if count <= 0 or offset + count > size:
             msg = f"strip or tile {number} is missing or cut off"
             raise ValueError(msg)
+
+
+def bands(path: Path, reading: ReadOptions) -> Iterator[Array]:
+    """The numbers of a file of one channel from top to bottom, a row of tiles or a strip at a time.
+
+    Args:
+        path: The file.
+        reading: The page; the largest size holds for what is in memory at a time.
+
+    Yields:
+        (rows, W), of the file's type.
+
+    Raises:
+        ImageError: As `opened`, or a single strip or row of tiles is too large.
+    """
+    with opened(path, Wanted.NUMBERS, reading) as plane:
+        page = plane.keyframe
+        is_upright = page.tags.valueof(_ORIENTATION, default=1) not in range(2, 9)
+        if is_upright and page.samplesperpixel == page.imagedepth == 1 and page.dtype is not None:
+            if plane.offset is not None:
+                kind = np.dtype(f"{page.parent.byteorder}{page.dtype.char}")
+                yield np.memmap(path, kind, "r", plane.offset, (page.imagelength, page.imagewidth))
+                return
+            if len(plane.page.dataoffsets) > 1:
+                yield from _rows_of_segments(plane, path, reading)
+                return
+        yield decode(path, Wanted.NUMBERS, reading)
+
+
+def _rows_of_segments(plane: Plane, path: Path, reading: ReadOptions) -> Iterator[Array]:
+    page, file = plane.keyframe, plane.page.parent.filehandle
+    length, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    check_size(path, page.imagewidth, min(length, page.imagelength), reading)
+    numbers = iter(range(len(plane.page.dataoffsets)))
+    for top in range(0, page.imagelength, length):
+        band: Array = np.empty((min(length, page.imagelength - top), page.imagewidth), page.dtype)
+        for left in range(0, page.imagewidth, width):
+            number = next(numbers)
+            file.seek(plane.page.dataoffsets[number])
+            decoded, *_ = page.decode(file.read(plane.page.databytecounts[number]), number)
+            if decoded is None:
+                msg = f"strip or tile {number} is missing"
+                raise ValueError(msg)
+            band[:, left : left + width] = decoded[0, : len(band), : page.imagewidth - left, 0]
+        yield band
 
 
 def _check_colours(page: tifffile.TiffPage, path: Path, wanted: Wanted) -> None:
