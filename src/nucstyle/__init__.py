@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from nucstyle.core.sample import Prediction, Sample
     from nucstyle.data.dataset import open_dataset
+    from nucstyle.data.decoders import ReadOptions
     from nucstyle.data.image_io import write_labels
     from nucstyle.metrics.dsb import dsb_score
     from nucstyle.modality.model import ModalityModel
@@ -57,6 +58,7 @@ _HOMES = {
     "NucstyleError": "core.errors",
     "OptionError": "core.errors",
     "Prediction": "core.sample",
+    "ReadOptions": "data.decoders",
     "RunFolderError": "core.errors",
     "Sample": "core.sample",
     "Segmenter": "segmentation.detector",
@@ -93,6 +95,7 @@ __all__ = [
     "NucstyleError",
     "OptionError",
     "Prediction",
+    "ReadOptions",
     "RunFolderError",
     "Sample",
     "Segmenter",

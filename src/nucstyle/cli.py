@@ -18,6 +18,7 @@ import typer
 from nucstyle.core.errors import Interrupted, NucstyleError
 
 if TYPE_CHECKING:
+    from nucstyle.data.decoders import ReadOptions
     from nucstyle.workflows.console import ConsoleProgress
 
 app = typer.Typer(
@@ -52,6 +53,24 @@ Format = Annotated[
         metavar="LAYOUT",
         help="Of the data: dsb2018, rle, pairs, geojson, imagej, cellpose, stardist, coco, bbbc039, nuinsseg, domains "
         "or manifest [default: detected].",
+    ),
+]
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", metavar="N", min=1, help="Refuse larger images [default: 178956970].")
+]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        "--range", metavar="LOW,HIGH", help="The values in files that are black and white [default: found out]."
+    ),
+]
+Page = Annotated[
+    int | None, typer.Option("--page", metavar="N", min=1, help="Which image of files that hold several, from 1.")
+]
+Pieces = Annotated[
+    bool,
+    typer.Option(
+        "--connected-components", help="Each connected piece of a label image is a nucleus, as in masks of 0 and 255."
     ),
 ]
 Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]
@@ -141,6 +160,10 @@ def discover(
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse what was measured of a file before.")] = True,
     seed: Seed = 0,
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -157,6 +180,7 @@ def discover(
                 config=config,
                 anchors=from_,
                 format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
                 cache=cache,
                 resume=resume,
                 overwrite=overwrite,
@@ -183,6 +207,10 @@ def train_style(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -209,6 +237,7 @@ def train_style(
                 init=init,
                 device=device,
                 format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -233,6 +262,10 @@ def evaluate_style(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure whether a style model keeps nuclei and reaches its modalities."""
@@ -253,6 +286,7 @@ def evaluate_style(
                 seed=seed,
                 device=device,
                 format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
                 overwrite=overwrite,
             )
         _print_table(pair_table(result))
@@ -287,6 +321,10 @@ def augment(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -311,6 +349,7 @@ def augment(
                 seed=seed,
                 device=device,
                 format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -328,6 +367,9 @@ def convert(
             "--to", metavar="LAYOUT", help="pairs, dsb2018, rle, coco, cellpose, stardist, nnunet, geojson or imagej."
         ),
     ],
+    max_pixels: MaxPixels = None,
+    page: Page = None,
+    pieces: Pieces = False,
     format_: Format = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -337,7 +379,16 @@ def convert(
         from nucstyle.workflows import convert as workflow
 
         with progress:
-            workflow.convert(data, out, to=to, progress=progress, format=format_, resume=resume, overwrite=overwrite)
+            workflow.convert(
+                data,
+                out,
+                to=to,
+                progress=progress,
+                format=format_,
+                reading=_reading(max_pixels, page=page, pieces=pieces),
+                resume=resume,
+                overwrite=overwrite,
+            )
         print(f"data set: {out}")
         print(f"report: {out / 'report.html'}")
 
@@ -354,6 +405,9 @@ def translate(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Show images in every modality: a grid and single pictures."""
@@ -369,6 +423,7 @@ def translate(
                 exemplar=exemplar,
                 seed=seed,
                 device=device,
+                reading=_reading(max_pixels, range_, page),
                 overwrite=overwrite,
             )
         print(f"grid: {out / 'grid.png'}")
@@ -406,6 +461,10 @@ def train_segmenter(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -436,6 +495,7 @@ def train_segmenter(
                 seed=seed,
                 device=device,
                 format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -549,6 +609,10 @@ def predict(
     ] = None,
     device: Device = "auto",
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the nuclei of images: label maps and a table."""
@@ -568,6 +632,7 @@ def predict(
                 move_to=move_to,
                 device=device,
                 format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
                 overwrite=overwrite,
             )
         print(f"label maps: {out / 'predictions'}")
@@ -582,6 +647,9 @@ def evaluate(
     ],
     out: OptionalOut = None,
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    page: Page = None,
+    pieces: Pieces = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Score predicted label maps with the DSB-2018 metric and its companions."""
@@ -590,7 +658,15 @@ def evaluate(
         from nucstyle.workflows import evaluate as workflow
 
         with progress:
-            result = workflow.evaluate(truth, predicted, out, progress=progress, format=format_, overwrite=overwrite)
+            result = workflow.evaluate(
+                truth,
+                predicted,
+                out,
+                progress=progress,
+                format=format_,
+                reading=_reading(max_pixels, page=page, pieces=pieces),
+                overwrite=overwrite,
+            )
         _print_table(score_table(result))
         if out is not None:
             print(f"report: {out / 'report.html'}")
@@ -628,6 +704,20 @@ def info(
 
         for name, value in workflow.info(what, out, overwrite=overwrite).items():
             print(f"{name}: {value}")
+
+
+def _reading(
+    max_pixels: int | None = None, value_range: str | None = None, page: int | None = None, pieces: bool = False
+) -> ReadOptions:
+    """What was said about files that leave it open."""
+    from nucstyle.data.decoders import MAX_PIXELS, ReadOptions, parse_range
+
+    return ReadOptions(
+        max_pixels=max_pixels or MAX_PIXELS,
+        value_range=parse_range(value_range) if value_range is not None else None,
+        page=page,
+        connected_components=pieces,
+    )
 
 
 def _names(joined: str | None) -> list[str] | None:

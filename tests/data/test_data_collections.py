@@ -95,7 +95,7 @@ def test_bbbc039_says_its_parts_and_pieces_of_red_are_nuclei(bbbc039):
 def test_red_alone_is_read_only_where_asked_for_and_where_the_others_are_empty(bbbc039, refusal):
     path = bbbc039 / "masks" / "a.png"
     assert "a label image has one channel of integers" in refusal(ImageError, read_labels, path)
-    assert read_labels(path, first_channel=True).tolist() == [[1, 1, 0, 1], [2, 2, 0, 1], [0, 0, 0, 0]]
+    assert read_labels(path, may_be_mask=True).tolist() == [[1, 1, 0, 1], [2, 2, 0, 1], [0, 0, 0, 0]]
     coloured = np.array(Image.open(path))
     coloured[0, 0, 1] = 7
     Image.fromarray(coloured).save(path)

@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 from nucstyle.core.errors import ImageError
 from nucstyle.core.sample import Source
 from nucstyle.data import image_io
+from nucstyle.data.decoders import ReadOptions
 from nucstyle.data.image_io import (
     from_unit,
     read_image,
@@ -21,6 +22,7 @@ from nucstyle.data.image_io import (
 )
 
 GREY8, RGB8, GREY16, RGB16 = "grey8", "rgb8", "grey16", "rgb16"
+LABELS = ("labels8", "labels16", "labels in a palette")
 
 
 @pytest.fixture
@@ -30,11 +32,20 @@ def picture(field):
 
 
 @pytest.fixture
-def write_depths(tmp_path, picture, write_png_chunks):
-    """Writes one PNG of each depth and number of channels, and a palette one."""
+def write_depths(tmp_path, picture, field, write_png_chunks):
+    """Writes one PNG of each depth and number of channels, and a palette one, of an image or of labels."""
+
+    def write_labels(path, kind):
+        labels = Image.fromarray(field(3)[1].astype(np.uint16 if kind == "labels16" else np.uint8))
+        if kind == "labels in a palette":
+            labels.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+        labels.save(path)
+        return path
 
     def write(kind):
         path = tmp_path / f"{kind}.png"
+        if kind in LABELS:
+            return write_labels(path, kind)
         if kind in (GREY8, RGB8):
             Image.fromarray(picture[..., 0] if kind == GREY8 else picture).save(path)
         elif kind == "palette":
@@ -168,7 +179,7 @@ def test_a_constant_image_is_finite_and_comes_back(tmp_path, kind, value):
 
 def test_a_given_range_takes_the_place_of_the_rule(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 1000], [2000, 4000]], np.uint16))
-    image, source = read_image(tmp_path / "a.tif", value_range=(1000, 3000))
+    image, source = read_image(tmp_path / "a.tif", ReadOptions(value_range=(1000, 3000)))
     assert image[0].tolist() == [[0, 0], [0.5, 1]]
     assert (source.low, source.high) == (1000, 3000)
 
@@ -228,21 +239,6 @@ def test_a_colour_that_a_png_declares_transparent_is_refused_where_it_occurs(tmp
     assert "has transparent pixels" in refusal(ImageError, read_image, path)
 
 
-def test_inks_are_refused(tmp_path, refusal, picture):
-    Image.fromarray(picture).convert("CMYK").save(tmp_path / "a.jpg")
-    assert "colour mode CMYK is not read" in refusal(ImageError, read_image, tmp_path / "a.jpg")
-
-
-@pytest.mark.parametrize(
-    ("photometric", "shape"),
-    [("miniswhite", (8, 9)), ("separated", (8, 9, 4)), ("cielab", (8, 9, 3)), ("ycbcr", (8, 9, 3))],
-)
-def test_tiff_numbers_that_are_no_intensities_are_refused(tmp_path, refusal, photometric, shape):
-    tifffile.imwrite(tmp_path / "a.tif", np.full(shape, 255, np.uint8), photometric=photometric)
-    message = refusal(ImageError, read_image, tmp_path / "a.tif")
-    assert f"{photometric.upper()} colours are not read; convert" in message
-
-
 def test_a_tiff_may_be_compressed_planar_big_endian_or_jpeg_inside(tmp_path, picture):
     expected = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
     for options in ({"compression": "lzw"}, {"compression": "zstd"}, {"byteorder": ">"}, {"tile": (32, 32)}):
@@ -252,21 +248,6 @@ def test_a_tiff_may_be_compressed_planar_big_endian_or_jpeg_inside(tmp_path, pic
     assert torch.equal(read_image(tmp_path / "a.tif")[0], expected)
     tifffile.imwrite(tmp_path / "a.tif", picture, photometric="rgb", compression="jpeg", compressionargs={"level": 95})
     assert (read_image(tmp_path / "a.tif")[0] - expected).abs().mean() < 0.02
-
-
-@pytest.mark.parametrize("shape", [(5, 16, 16), (3, 16, 16), (2, 4, 16, 16)], ids=str)
-def test_a_tiff_of_several_pages_is_refused_instead_of_read_in_part(tmp_path, refusal, shape):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros(shape, np.uint8), photometric="minisblack")
-    message = refusal(ImageError, read_image, tmp_path / "a.tif")
-    assert f"holds several images {shape}" in message
-    assert "save the wanted page as its own file" in message
-
-
-def test_a_tiff_of_pages_of_several_sizes_is_refused(tmp_path, refusal):
-    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
-        file.write(np.zeros((16, 16), np.uint8))
-        file.write(np.zeros((8, 8), np.uint8))
-    assert "holds several images" in refusal(ImageError, read_image, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +292,10 @@ NO_IMAGES = {
 def test_a_file_that_is_no_image_is_refused_with_what_it_looks_like(tmp_path, refusal, read, reason, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(NO_IMAGES[reason])
-    assert refusal(ImageError, read, path) == f"{path}: not a PNG, JPEG, BMP or TIFF image ({reason}); replace the file"
+    assert (
+        refusal(ImageError, read, path)
+        == f"{path}: not a PNG, JPEG, BMP, TIFF or NPY image ({reason}); replace the file"
+    )
 
 
 @pytest.mark.parametrize("read", [read_image, read_labels, read_mask])
@@ -324,13 +308,13 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path, refusal, read):
     ("read", "kind"),
     [
         *((read_image, kind) for kind in (GREY8, RGB8, GREY16, RGB16, "palette")),
-        *((read_labels, kind) for kind in (GREY8, GREY16, "palette")),
+        *((read_labels, kind) for kind in LABELS),
     ],
 )
 def test_a_png_cut_off_anywhere_is_refused_or_whole(refusal, write_depths, kind, read):
     path = write_depths(kind)
     whole, data = read(path), path.read_bytes()
-    for length in (1, 8, 20, 33, 60, len(data) // 3, len(data) // 2, len(data) - 100, len(data) - 14):
+    for length in (1, 8, 20, 33, 60, len(data) // 3, len(data) // 2, len(data) - 60, len(data) - 14):
         path.write_bytes(data[:length])
         assert str(path) in refusal(ImageError, read, path)
     path.write_bytes(data[:-12])  # only the end mark is missing: every pixel is there
@@ -346,18 +330,10 @@ def wrong_bytes(data, *places):
         yield place, bytes(damaged)
 
 
-def read_or_refuse(read, path):
-    """The tensor, or the message of the refusal; nothing else may happen."""
-    try:
-        return first(read(path))
-    except ImageError as error:
-        return str(error)
-
-
-@pytest.mark.parametrize("kind", [GREY8, RGB8, GREY16, RGB16, "palette"])
-def test_a_png_with_one_wrong_byte_is_refused_or_the_same(write_depths, kind):
+@pytest.mark.parametrize("kind", [GREY8, RGB8, GREY16, RGB16, "palette", *LABELS])
+def test_a_png_with_one_wrong_byte_is_refused_or_the_same(write_depths, read_or_refuse, kind):
     path = write_depths(kind)
-    readers = [read_image] if kind in (RGB8, RGB16) else [read_image, read_labels]
+    readers = [read_image, read_labels] if kind in LABELS else [read_image]
     whole, data = [first(read(path)) for read in readers], path.read_bytes()
     # Pillow's own check stops at the last pixel, so the end of the file is looked at more closely.
     places = np.random.default_rng(4).integers(0, len(data), 60)
@@ -365,57 +341,21 @@ def test_a_png_with_one_wrong_byte_is_refused_or_the_same(write_depths, kind):
         path.write_bytes(damaged)
         for read, expected in zip(readers, whole, strict=True):
             found = read_or_refuse(read, path)
-            if isinstance(found, str):
-                assert found.startswith(f"{path}: ")
-            else:
+            if not isinstance(found, str):
                 assert torch.equal(found, expected), f"another image after a change of byte {place}"
 
 
-def test_a_tiff_with_one_wrong_byte_never_ends_in_anything_but_an_image_or_a_refusal(tmp_path, picture):
+def test_a_tiff_with_one_wrong_byte_never_ends_in_anything_but_an_image_or_a_refusal(tmp_path, picture, read_or_refuse):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, picture[:24, :24], photometric="rgb", compression="deflate")
     data = path.read_bytes()
     for _, damaged in wrong_bytes(data, *range(8, 260, 4), *range(260, len(data), 40)):
         path.write_bytes(damaged)
-        found = read_or_refuse(read_image, path)
-        assert not isinstance(found, str) or found.startswith(f"{path}: ")
+        read_or_refuse(read_image, path)
 
 
 def test_nobody_may_tell_pillow_to_fill_up_truncated_files():
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
-
-
-@pytest.mark.parametrize("read", [read_image, read_labels, read_mask])
-@pytest.mark.parametrize("size", [(100_000, 100_000), (20_000, 10_000)], ids=str)
-def test_a_header_that_promises_too_many_pixels_is_refused_before_decoding(
-    tmp_path, refusal, write_png_chunks, read, size
-):
-    path = write_png_chunks(tmp_path / "a.png", *size, 8, 0)
-    message = refusal(ImageError, read, path)
-    assert message.startswith(f"{path}: ")
-    assert message.endswith("at most 178,956,970 pixels are read whole; crop or tile the image")
-
-
-def test_our_own_limit_decides_what_is_too_large(tmp_path, refusal, monkeypatch, write_png_chunks):
-    # 100 million pixels: Pillow would warn, and the warning is an error here.
-    path = write_png_chunks(tmp_path / "a.png", 10_000, 10_000, 1, 0)
-    message = refusal(ImageError, read_image, path)
-    assert "the file is damaged" in message
-    assert "bomb" not in message
-    monkeypatch.setattr(image_io, "MAX_PIXELS", 100)
-    for array in (np.zeros((10, 10), np.uint8), np.zeros((10, 10, 3), np.uint8)):
-        for suffix in (".png", ".tif"):
-            path = tmp_path / f"a{suffix}"
-            for wide in (False, True):
-                given = np.concatenate([array, array[:, :1]], axis=1) if wide else array
-                if suffix == ".png":
-                    Image.fromarray(given).save(path)
-                else:
-                    tifffile.imwrite(path, given)
-                if wide:
-                    assert "110 pixels, at most 100 are read whole" in refusal(ImageError, read_image, path)
-                else:
-                    read_image(path)
 
 
 # Labels
@@ -423,7 +363,7 @@ def test_our_own_limit_decides_what_is_too_large(tmp_path, refusal, monkeypatch,
 
 @pytest.mark.parametrize("colours", [4, 256])
 def test_the_indices_of_a_palette_are_the_labels(tmp_path, colours):
-    indices = (np.arange(256) % colours).astype(np.uint8).reshape(16, 16)
+    indices = np.kron((np.arange(256) % colours).reshape(16, 16), np.ones((3, 2))).astype(np.uint8)
     image = Image.fromarray(indices).convert("L")
     image.putpalette(np.random.default_rng(0).integers(0, 256, 3 * colours).tolist())
     image.save(tmp_path / "a.png")
@@ -448,30 +388,6 @@ def test_a_background_that_is_declared_transparent_does_no_harm_to_labels(tmp_pa
     assert torch.equal(read_labels(tmp_path / "a.png"), torch.from_numpy(labels))
 
 
-def test_colours_are_no_labels(tmp_path, refusal, picture):
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    message = refusal(ImageError, read_labels, tmp_path / "a.png")
-    assert message == f"{tmp_path / 'a.png'}: a label image has one channel of integers, got (96, 112, 3) uint8"
-
-
-@pytest.mark.parametrize("array", [np.ones((4, 5), np.float32), np.ones((4, 5), bool)], ids=["float", "bool"])
-def test_numbers_that_are_no_integers_are_no_labels(tmp_path, refusal, array):
-    tifffile.imwrite(tmp_path / "a.tif", array)
-    assert "a label image has one channel of integers" in refusal(ImageError, read_labels, tmp_path / "a.tif")
-
-
-@pytest.mark.parametrize(
-    ("array", "span"),
-    [(np.array([[0, -1]], np.int16), "-1 to 0"), (np.array([[0, 2**31]], np.uint32), "0 to 2147483648")],
-    ids=["negative", "too large"],
-)
-def test_labels_that_are_negative_or_too_large_are_refused_with_their_range(tmp_path, refusal, array, span):
-    tifffile.imwrite(tmp_path / "a.tif", array)
-    assert f"labels run from {span}; they must be 0 to 2147483647" in refusal(
-        ImageError, read_labels, tmp_path / "a.tif"
-    )
-
-
 def test_labels_in_a_jpeg_are_refused(tmp_path, refusal, picture):
     Image.fromarray(picture[..., 0]).save(tmp_path / "a.jpg")
     assert "save the labels as PNG or TIFF" in refusal(ImageError, read_labels, tmp_path / "a.jpg")
@@ -479,8 +395,12 @@ def test_labels_in_a_jpeg_are_refused(tmp_path, refusal, picture):
 
 @pytest.mark.parametrize(("nuclei_", "kind"), [(0, "uint16"), (300, "uint16"), (65_535, "uint16"), (70_000, "uint32")])
 def test_written_labels_come_back_whatever_their_number(tmp_path, nuclei_, kind):
-    labels = torch.zeros(300, 250, dtype=torch.int32)
-    labels.view(-1)[:nuclei_] = torch.arange(1, nuclei_ + 1, dtype=torch.int32)
+    labels = torch.zeros(600, 500, dtype=torch.int32)
+    dots = labels[::2, ::2]  # nuclei of a pixel, apart from each other
+    dots.copy_(
+        torch.arange(1, dots.numel() + 1).reshape(dots.shape)
+        * (torch.arange(dots.numel()) < nuclei_).reshape(dots.shape)
+    )
     write_labels(tmp_path / "a.tif", labels)
     assert tifffile.imread(tmp_path / "a.tif").dtype == kind
     assert torch.equal(read_labels(tmp_path / "a.tif"), labels)
@@ -560,7 +480,7 @@ def test_written_pixels_come_back_in_the_type_that_they_had(tmp_path, kind, shap
     array = np.random.default_rng(0).integers(0, 250, shape).astype(kind)
     file = write_pixels(tmp_path / "cells.v2", array)
     assert file.name == ("cells.v2.png" if kind == "uint8" else "cells.v2.tif")
-    again, source = read_image(file, value_range=(0, 255))
+    again, source = read_image(file, ReadOptions(value_range=(0, 255)))
     assert source.dtype == kind
     np.testing.assert_allclose(from_unit(again, source), array, rtol=0, atol=1e-4 if kind.startswith("float") else 0)
     assert write_pixels(tmp_path / "twice", array).read_bytes() == file.read_bytes()

@@ -15,6 +15,7 @@ from nucstyle.core.errors import DatasetError
 from nucstyle.core.labels import relabel
 from nucstyle.core.protocols import Progress
 from nucstyle.core.sample import Sample
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import pairs
 from nucstyle.data.image_io import read_image
 from nucstyle.data.label_files import read_nuclei
@@ -29,13 +30,16 @@ class Dataset(Sequence[Sample]):
     Args:
         records: What there is.
         keep: Whether images stay in memory once read (8-bit images as bytes).
+        reading: How files are read where they leave it open.
 
     Attributes:
         records: As given.
+        reading: As given.
     """
 
-    def __init__(self, records: Sequence[Record], *, keep: bool = False) -> None:
+    def __init__(self, records: Sequence[Record], *, keep: bool = False, reading: ReadOptions = DEFAULT) -> None:
         self.records = tuple(records)
+        self.reading = reading
         self._kept: dict[int, Sample] | None = {} if keep else None
         self._bytes: dict[int, Tensor] = {}
 
@@ -45,10 +49,10 @@ class Dataset(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # slices: use `where`
         """Read one image with its labels; see `load`."""
         if self._kept is None:
-            return load(self.records[index])
+            return load(self.records[index], self.reading)
         if index not in self._kept:
-            sample = load(self.records[index])
-            if sample.source and sample.source.dtype == "uint8":
+            sample = load(self.records[index], self.reading)
+            if sample.source and (sample.source.dtype, sample.source.low, sample.source.high) == ("uint8", 0, 255):
                 # An 8-bit image costs a quarter as bytes; the way back divides by 255 again, so no bit is lost.
                 self._bytes[index] = (sample.image * 255).round().byte()
                 sample = replace(sample, image=torch.empty(3, *sample.size, device="meta"))
@@ -67,7 +71,7 @@ class Dataset(Sequence[Sample]):
         Raises:
             ImageError: It cannot be used.
         """
-        return self[index].image if self.keeps else read_image(self.records[index].image)[0]
+        return self[index].image if self.keeps else read_image(self.records[index].image, self.reading)[0]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -89,7 +93,7 @@ class Dataset(Sequence[Sample]):
         Args:
             records: One for each image, of the same files.
         """
-        same = Dataset(records, keep=self._kept is not None)
+        same = Dataset(records, keep=self._kept is not None, reading=self.reading)
         if self._kept is not None:
             same._bytes = self._bytes
             same._kept = {
@@ -99,7 +103,7 @@ class Dataset(Sequence[Sample]):
 
     def where(self, condition: Callable[[Record], bool], *, keep: bool = False) -> Dataset:
         """The part of the data set whose records meet a condition."""
-        return Dataset([record for record in self.records if condition(record)], keep=keep)
+        return Dataset([record for record in self.records if condition(record)], keep=keep, reading=self.reading)
 
     @property
     def files(self) -> list[Path]:
@@ -121,7 +125,7 @@ class Dataset(Sequence[Sample]):
     def annotated(self) -> Dataset:
         """The images that have masks, already read ones included."""
         chosen = [index for index, record in enumerate(self.records) if record.labels is not None]
-        same = Dataset([self.records[index] for index in chosen], keep=self.keeps)
+        same = Dataset([self.records[index] for index in chosen], keep=self.keeps, reading=self.reading)
         if self._kept is not None:
             same._bytes = {new: self._bytes[old] for new, old in enumerate(chosen) if old in self._bytes}
             same._kept = {new: self._kept[old] for new, old in enumerate(chosen) if old in self._kept}
@@ -132,8 +136,12 @@ class Dataset(Sequence[Sample]):
         return self.where(lambda record: record.split in splits, keep=keep)
 
 
-def load(record: Record) -> Sample:
+def load(record: Record, reading: ReadOptions = DEFAULT) -> Sample:
     """Read an image and its labels.
+
+    Args:
+        record: The image.
+        reading: How files are read where they leave it open.
 
     Returns:
         A sample whose labels, where there are any, are numbered 1..N.
@@ -141,13 +149,19 @@ def load(record: Record) -> Sample:
     Raises:
         ImageError: A file cannot be read, or labels and image differ in size.
     """
-    image, source = read_image(record.image)
-    nuclei = read_nuclei(record, (image.shape[1], image.shape[2]))
+    image, source = read_image(record.image, reading)
+    nuclei = read_nuclei(record, (image.shape[1], image.shape[2]), reading)
     labels = None if nuclei is None else relabel(nuclei)
     return Sample(id=record.id, image=image, labels=labels, modality=record.modality, source=source)
 
 
-def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = False) -> Dataset:  # noqa: A002
+def open_dataset(
+    data: Path | str,
+    *,
+    format: str | None = None,  # noqa: A002
+    keep: bool = False,
+    reading: ReadOptions = DEFAULT,
+) -> Dataset:
     """Open a data set.
 
     Args:
@@ -155,6 +169,7 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
             images alone, or one of the other layouts of `formats/`.
         format: One of `layouts.READABLE`; None = find out.
         keep: Whether images stay in memory once read.
+        reading: How files are read where they leave it open: the range of values, the page, whether pieces are nuclei.
 
     Returns:
         The data set; nothing but names has been read so far. Images of DSB 2018 carry the shipped division.
@@ -177,7 +192,9 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
     if missing:
         msg = f"{path}: {missing[0]} does not exist ({len(missing)} missing); correct the path"
         raise DatasetError(msg)
-    return Dataset(with_known_split(records), keep=keep)
+    if reading.connected_components:
+        records = [replace(record, components=record.labels is not None) for record in records]
+    return Dataset(with_known_split(records), keep=keep, reading=reading)
 
 
 def _index(path: Path, format: str | None) -> list[Record]:  # noqa: A002

@@ -6,14 +6,11 @@ goes to [0, 1], clipped, and `(low, high)` is kept in `Source` so that what is w
 
 from __future__ import annotations
 
-import warnings
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import tifffile
@@ -23,45 +20,51 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
+from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, raster, tiff
+from nucstyle.data.decoders import Array as Array
+from nucstyle.data.label_rules import as_labels
 
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
-"""What is taken for an image by its name."""
-MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded (twice Pillow's own warning limit)."""
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
+"""What is taken for an image by its name; see `is_image_name`."""
+_NO_IMAGES = ("_seg.npy",)
+"""What Cellpose saves beside an image, and is no image."""
 _BAND_PX = 1 << 20
 """Numbers are rescaled in bands of rows of about so many pixels: of a large image, only the result is held beside it."""
-_FORMATS = ("PNG", "JPEG", "BMP")
 _PERCENTILES = (0.1, 99.9)
-_PNG_DEPTH = 24
-"""The byte of a PNG that holds the bits of one channel."""
-Array = npt.NDArray[Any]
 
 
-def read_image(path: Path, *, value_range: tuple[float, float] | None = None) -> tuple[Tensor, Source]:
+def is_image_name(name: str) -> bool:
+    """Whether a file of that name is taken for an image when a folder is listed."""
+    small = name.lower()
+    return small.endswith(IMAGE_SUFFIXES) and not small.endswith(_NO_IMAGES)
+
+
+def read_image(path: Path, reading: ReadOptions = DEFAULT) -> tuple[Tensor, Source]:
     """Read an image file.
 
     Args:
-        path: PNG, TIFF, JPEG or BMP; grey or RGB, 8 or 16 bit or float. Alpha must be opaque everywhere.
-        value_range: The values in the file that become 0 and 1, instead of the intensity rule.
+        path: PNG, TIFF, JPEG, BMP or NPY, whatever its name; grey or colour, of any real type. Alpha must be opaque everywhere.
+        reading: The largest size, the page, and the values that become 0 and 1 where not the intensity rule says them.
 
     Returns:
-        (3, H, W) float32 in [0, 1] (grey is replicated), and where it came from.
+        (3, H, W) float32 in [0, 1] (grey is replicated), the way up that the file asks for, and where it came from.
 
     Raises:
         ImageError: Not an image, damaged, too large, of a shape that is not a single grey or RGB image, or not finite.
     """
-    array = _decode(path)
+    array = _decode(path, Wanted.COLOURS, reading)
     channels = 1 if array.ndim == 2 else array.shape[2]
-    unit, low, high = to_unit(array, value_range=value_range, where=str(path))
+    unit, low, high = to_unit(array, value_range=reading.value_range, where=str(path))
     source = Source(path=path, dtype=array.dtype.name, channels=channels, low=low, high=high)
     return unit, source
 
 
-def read_pixels(path: Path) -> Array:
+def read_pixels(path: Path, reading: ReadOptions = DEFAULT) -> Array:
     """The pixels of an image file as they are.
 
     Args:
         path: As for `read_image`.
+        reading: The largest size, and the page.
 
     Returns:
         (H, W) or (H, W, 3), of the file's type; an opaque alpha channel is left out.
@@ -69,7 +72,7 @@ def read_pixels(path: Path) -> Array:
     Raises:
         ImageError: As `read_image`, but for numbers that are not finite.
     """
-    return _decode(path)
+    return _decode(path, Wanted.COLOURS, reading)
 
 
 def to_unit(
@@ -184,33 +187,54 @@ def written_as(source: Source | None, *, colour: bool) -> Source:
     return replace(kept, channels=3) if colour else kept
 
 
-def _decode(path: Path, *, colours: bool = True) -> Array:
-    """The pixels of a file as (H, W) or (H, W, 3), unscaled; without `colours`, a palette's indices."""
+def _decode(path: Path, wanted: Wanted, reading: ReadOptions) -> Array:
+    """The pixels of a file as (H, W) or (H, W, 3), unscaled."""
+    with refusing(path):
+        if is_tiff(path):
+            return tiff.decode(path, wanted, reading)
+        decode = npy.decode if _head(path).startswith(npy.HEAD) else raster.decode
+        return decode(path, wanted, reading)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file is a TIFF by its first bytes, since names lie."""
+    return _head(path).startswith(tiff.HEADS)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Whatever a decoder raises becomes the refusal of the file.
+
+    Raises:
+        ImageError: With the file, the reason and a remedy.
+    """
     if not path.is_file():
         msg = f"{path}: no such image file"
         raise ImageError(msg)
     try:
-        decode = _decode_tiff if path.suffix.lower() in (".tif", ".tiff") else _decode_pillow
-        array = decode(path, colours)
+        yield
     except (ImageError, Interrupted, MemoryError):
         raise
     except UnidentifiedImageError:
-        msg = f"{path}: not a PNG, JPEG, BMP or TIFF image ({looks_like(path)}); replace the file"
-        raise ImageError(msg) from None
-    except Image.DecompressionBombError:
-        msg = f"{path}: too large, at most {MAX_PIXELS:,} pixels are read whole; crop or tile the image"
+        msg = f"{path}: not a PNG, JPEG, BMP, TIFF or NPY image ({looks_like(path)}); replace the file"
         raise ImageError(msg) from None
     except Exception as error:  # decoders of damaged files raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            msg = f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+            raise ImageError(msg) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         msg = f"{path}: cannot be decoded ({reason}); the file is damaged, replace it"
         raise ImageError(msg) from None
-    return _without_alpha(array, path)
 
 
 def looks_like(path: Path) -> str:
     """What a file that is of no known kind seems to be, in words, by its first bytes."""
-    with path.open("rb") as file:
-        head = file.read(64)
+    head = _head(path)
     if not head:
         return "the file is empty"
     if head.startswith(b"version https://git-lfs"):
@@ -220,123 +244,26 @@ def looks_like(path: Path) -> str:
     return f"it begins with {head[:8]!r}"
 
 
-def _check_pixels(path: Path, pixels: int) -> None:
-    if pixels > MAX_PIXELS:
-        msg = f"{path}: {pixels:,} pixels, at most {MAX_PIXELS:,} are read whole; crop or tile the image"
-        raise ImageError(msg)
-
-
-def _decode_pillow(path: Path, colours: bool) -> Array:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit decides
-        file = Image.open(path, formats=_FORMATS)
-    with file:
-        _check_pixels(path, file.width * file.height)
-        if file.format == "JPEG" and not colours:
-            msg = f"{path}: JPEG changes the numbers of nuclei; save the labels as PNG or TIFF"
-            raise ImageError(msg)
-        if file.format == "PNG":
-            data = path.read_bytes()
-            _check_sums(data)
-            if data[_PNG_DEPTH] == 16 and file.mode in ("LA", "RGB", "RGBA"):
-                return np.asarray(imagecodecs.png_decode(data))  # Pillow would keep 8 bits of the 16
-        if not colours:
-            return np.array(file)
-        if file.mode == "P" or (file.mode in ("1", "L", "RGB") and "transparency" in file.info):
-            return np.array(file.convert("RGBA" if "transparency" in file.info else "RGB"))
-        if file.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F"):
-            msg = f"{path}: colour mode {file.mode} is not read; convert the image to RGB first"
-            raise ImageError(msg)
-        return np.array(file)
-
-
-def _check_sums(png: bytes) -> None:
-    """Compare the checksum of every chunk: Pillow stops at the last pixel, before that of the last data."""
-    place = 8
-    while place < len(png) and png[place + 4 : place + 8] != b"IEND":
-        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
-        if len(png) < end + 4 or zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
-            msg = f"the chunk at byte {place} is cut off or changed"
-            raise OSError(msg)
-        place = end + 4
-
-
-def _decode_tiff(path: Path, colours: bool) -> Array:
-    with path.open("rb") as stream:
-        if stream.read(2) not in (b"II", b"MM"):
-            raise UnidentifiedImageError
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        page = series.keyframe
-        _check_pixels(path, page.imagewidth * page.imagelength)
-        if len(file.series) > 1 or (series.ndim > 2 and series.axes not in ("YXS", "SYX", "CYX", "YXC")):
-            msg = f"{path}: holds several images {series.shape} ({series.axes}); save the wanted page as its own file"
-            raise ImageError(msg)
-        if colours and not _holds_intensities(page):
-            kind = tifffile.PHOTOMETRIC(page.photometric).name
-            msg = f"{path}: {kind} colours are not read; convert the image to grey or RGB first"
-            raise ImageError(msg)
-        array = series.asarray()
-    if series.axes in ("SYX", "CYX"):
-        array = np.moveaxis(array, 0, -1)
-    return np.asarray(array)
-
-
-def _holds_intensities(page: tifffile.TiffPage) -> bool:
-    """Whether what tifffile gives are grey or RGB values; it leaves palettes, inverted grey and other spaces alone."""
-    kind, compression = page.photometric, page.compression
-    decoded = kind == tifffile.PHOTOMETRIC.YCBCR and compression == tifffile.COMPRESSION.JPEG
-    return decoded or kind in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB)
-
-
-def _without_alpha(array: Array, path: Path) -> Array:
-    """Drop an opaque alpha channel and a single channel's axis."""
-    if array.ndim == 3 and array.shape[2] in (2, 4):
-        alpha = array[..., -1]
-        opaque = np.iinfo(alpha.dtype).max if np.issubdtype(alpha.dtype, np.integer) else 1
-        if not (alpha == opaque).all():
-            msg = f"{path}: has transparent pixels; flatten it on a background first"
-            raise ImageError(msg)
-        array = array[..., :-1]
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
-        msg = f"{path}: an image is (height, width) or (height, width, 3), got {array.shape}; convert it first"
-        raise ImageError(msg)
-    return array
-
-
-def read_labels(path: Path, *, first_channel: bool = False) -> Tensor:
+def read_labels(path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False) -> Tensor:
     """Read a label image: 0 is background, every other number one nucleus.
 
     Args:
-        path: PNG or TIFF, one channel of integers; a palette image's indices are the labels.
-        first_channel: Whether red counts as well, where green and blue are empty.
+        path: PNG, TIFF or NPY, of whole numbers; a palette image's indices are the labels.
+        reading: The largest size, and the page of a stack of labels.
+        may_be_mask: Whether a mask of 0 and 255 is fine, since its connected pieces will get numbers.
 
     Returns:
         (H, W) int32, numbers as in the file.
 
     Raises:
-        ImageError: Not a label image, damaged, or negative numbers.
+        ImageError: Not a label image by `label_rules`, or damaged.
     """
-    if not path.is_file():
-        msg = f"{path}: no such label file"
-        raise ImageError(msg)
-    array = _decode(path, colours=False)
-    if first_channel and array.ndim == 3 and not array[..., 1:].any():
-        array = array[..., 0]
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-        msg = f"{path}: a label image has one channel of integers, got {array.shape} {array.dtype}"
-        raise ImageError(msg)
-    if array.size and (int(array.min()) < 0 or int(array.max()) > np.iinfo(np.int32).max):
-        msg = f"{path}: labels run from {array.min()} to {array.max()}; they must be 0 to 2147483647"
-        raise ImageError(msg)
-    return torch.from_numpy(array.astype(np.int32))
+    return torch.from_numpy(as_labels(_decode(path, Wanted.NUMBERS, reading), path, may_be_mask=may_be_mask))
 
 
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:
     """Read the binary mask of one nucleus: (H, W) bool, true above half of its greatest number, be that 1 or 255."""
-    array = _decode(path)
+    array = _decode(path, Wanted.MASK, reading)
     _check_numbers(array, str(path))
     grey = array if array.ndim == 2 else array.max(axis=2)
     top = float(grey.max()) if grey.size else 0.0
@@ -351,8 +278,13 @@ def write_labels(path: Path, labels: Tensor) -> None:
         labels: (H, W) int, not negative.
     """
     array = labels.cpu().numpy()
-    kind = np.uint16 if not array.size or array.max() <= np.iinfo(np.uint16).max else np.uint32
+    kind = label_type(int(array.max(initial=0)))
     tifffile.imwrite(path, array.astype(kind), compression="deflate", metadata={"axes": "YX"})
+
+
+def label_type(largest: int) -> type[np.uint16 | np.uint32]:
+    """The type that label images are written in: 16 bits as long as the largest number fits."""
+    return np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32
 
 
 def write_pixels(path: Path, array: Array, *, as_tiff: bool = False) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import components
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import cellpose, coco, dsb2018, geojson, imagej, rle
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.manifest import Record
@@ -44,12 +45,13 @@ _READERS: dict[str, LabelReader] = {
 """By how the name of the file ends; what is not here is a label image."""
 
 
-def read_nuclei(record: Record, size: tuple[int, int]) -> Tensor | None:
+def read_nuclei(record: Record, size: tuple[int, int], reading: ReadOptions = DEFAULT) -> Tensor | None:
     """The nuclei of an image.
 
     Args:
         record: The image.
         size: Its (height, width) in pixels.
+        reading: How files are read where they leave it open.
 
     Returns:
         (H, W) int32 of the image's size, 0 = background, numbers as in the file; None = not annotated.
@@ -61,17 +63,15 @@ def read_nuclei(record: Record, size: tuple[int, int]) -> Tensor | None:
     if path is None:
         return None
     if path.is_dir():
-        labels = dsb2018.read_mask_folder(path)
+        labels = dsb2018.read_mask_folder(path, reading)
     elif reader := next((one for ending, one in _READERS.items() if path.name.lower().endswith(ending)), None):
         labels = reader(path, record, size)
-    elif record.components:
-        labels = components(read_labels(path, first_channel=True))
     else:
-        labels = read_labels(path)
+        labels = read_labels(path, reading, may_be_mask=record.components)
     if tuple(labels.shape) != size:
         msg = (
             f"{path}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
             f"{record.image} is {size[0]} x {size[1]}; give the labels of this image"
         )
         raise ImageError(msg)
-    return labels
+    return components(labels) if record.components else labels

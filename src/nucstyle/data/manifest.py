@@ -38,7 +38,7 @@ class Record:
     field_of_view: str | None = None
     """Images of one field must stay in one part; None where not known."""
     components: bool = False
-    """Whether every connected piece of one number in the label image is a nucleus, as in masks of 0 and 255."""
+    """Whether every connected piece of one number in the labels is a nucleus, as in masks of 0 and 255."""
 
 
 def read_manifest(path: Path) -> list[Record]:

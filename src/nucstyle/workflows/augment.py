@@ -23,6 +23,7 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import middle
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import in_words
 from nucstyle.data.image_io import from_unit, read_pixels, write_png, written_as
 from nucstyle.data.layouts import Writing, as_written, writing_of
@@ -69,6 +70,7 @@ def augment(
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
+    reading: ReadOptions = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -91,6 +93,7 @@ def augment(
         seed: Of the styles; a copy depends on it, the image and its id alone, and under `balance` on the ids of the others.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
+        reading: How files are read where they leave it open.
         resume: Go on in `out`; what is there is not made again.
         overwrite: Replace what an earlier call wrote to `out`.
 
@@ -112,7 +115,7 @@ def augment(
         )
         for name in targets or model.modalities
     }
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, reading=reading)
     inputs = [
         Path(data),
         weights_file,
@@ -291,7 +294,7 @@ class _Work:
                 try:
                     sample = dataset[index]
                     if not is_there:
-                        self._write_original(sample, record)
+                        self._write_original(sample, record, dataset.reading)
                 except ImageError as error:
                     refused.append(str(error))
                 else:
@@ -302,8 +305,8 @@ class _Work:
             progress.say(f"warning: the layout cannot hold everything; {in_words(self._losses)}")
         return refused
 
-    def _write_original(self, sample: Sample, record: Record) -> None:
-        pixels = as_written(read_pixels(record.image), colour=self._rgb)
+    def _write_original(self, sample: Sample, record: Record, reading: ReadOptions) -> None:
+        pixels = as_written(read_pixels(record.image, reading), colour=self._rgb)
         written = self._layout.write(self._folder, file_name(record.id), pixels, sample.labels, record.split)
         self._losses.update(written.losses)
         original = replace(record, image=written.image, labels=written.labels, modality=self._given[record.id])

@@ -18,6 +18,7 @@ from nucstyle.core.errors import DatasetError, ImageError, InputError
 from nucstyle.core.labels import count, relabel
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import in_words
 from nucstyle.data.image_io import Array, read_labels, read_pixels, to_unit
 from nucstyle.data.label_files import read_nuclei
@@ -48,6 +49,7 @@ def convert(
     to: str,
     progress: Progress = SILENT,
     format: str | None = None,  # noqa: A002
+    reading: ReadOptions = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -60,6 +62,7 @@ def convert(
         to: The layout that is written, one of `data.layouts.WRITABLE`.
         progress: Shown to the person.
         format: Layout of the data; None = find out.
+        reading: How files are read where they leave it open; pixels are written as they are, whatever their range.
         resume: Go on in `out`; what is there is not written again.
         overwrite: Replace what an earlier call wrote to `out`.
 
@@ -70,7 +73,7 @@ def convert(
         InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
     """
     layout = writing_of(to)
-    entries = _entries(Path(data), format)
+    entries = _entries(Path(data), format, reading)
     dataset = Dataset([entry.record for entry in entries])
     check_file_names(dataset.records)
     if layout.check_name:
@@ -78,12 +81,12 @@ def convert(
             layout.check_name(record)
     inputs = [Path(data), *dataset.files]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
-    config = {"verb": "convert", "to": to, "data": data_fingerprint(dataset)}
+    config = {"verb": "convert", "to": to, "data": data_fingerprint(dataset), **reading.to_table()}
     refused: dict[str, str] = {}
     with RunFolder.open(out, config, resume=resume, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device="cpu", precision="as in the files")
         if not run.is_finished():
-            work = _Work(run.path, layout)
+            work = _Work(run.path, layout, reading)
             refused = work.write(entries, progress)
             run.write_result(
                 {"format": 1, "verb": "convert", "to": to, "refused": list(refused), **work.finish(entries)}
@@ -98,7 +101,7 @@ def convert(
     return out
 
 
-def _entries(data: Path, format: str | None) -> list[_Entry]:  # noqa: A002
+def _entries(data: Path, format: str | None, reading: ReadOptions) -> list[_Entry]:  # noqa: A002
     """What there is to write.
 
     Raises:
@@ -107,7 +110,7 @@ def _entries(data: Path, format: str | None) -> list[_Entry]:  # noqa: A002
     is_run = format is None and (data / CONFIG).is_file() and (data / "predictions").is_dir()
     if is_run and read_config(data)["verb"] == "predict":
         return _predicted(data)
-    return [_Entry(record=record) for record in open_dataset(data, format=format).records]
+    return [_Entry(record=record) for record in open_dataset(data, format=format, reading=reading).records]
 
 
 def _predicted(run: Path) -> list[_Entry]:
@@ -159,7 +162,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _read(entry: _Entry) -> tuple[Array | None, Tensor | None]:
+def _read(entry: _Entry, reading: ReadOptions) -> tuple[Array | None, Tensor | None]:
     """The pixels of an image, where there is one, and its nuclei, where it is annotated.
 
     Raises:
@@ -167,11 +170,11 @@ def _read(entry: _Entry) -> tuple[Array | None, Tensor | None]:
     """
     record = entry.record
     if entry.missing:
-        return None, read_labels(record.image)
-    pixels = read_pixels(record.image)
+        return None, read_labels(record.image, reading)
+    pixels = read_pixels(record.image, reading)
     if pixels.dtype.kind not in "bui":
         to_unit(pixels, where=str(record.image))  # refuses what could not be read back, such as NaN
-    return pixels, read_nuclei(record, (pixels.shape[0], pixels.shape[1]))
+    return pixels, read_nuclei(record, (pixels.shape[0], pixels.shape[1]), reading)
 
 
 def _renumbered(scores: Mapping[int, float], found: Tensor) -> dict[int, float]:
@@ -183,8 +186,8 @@ def _renumbered(scores: Mapping[int, float], found: Tensor) -> dict[int, float]:
 class _Work:
     """Writes one image after the other, and a line of the log for each; what the log has is not written again."""
 
-    def __init__(self, folder: Path, layout: Writing) -> None:
-        self._folder, self._layout = folder, layout
+    def __init__(self, folder: Path, layout: Writing, reading: ReadOptions) -> None:
+        self._folder, self._layout, self._reading = folder, layout, reading
         self._lines = {line["id"]: line for line in read_log(folder / LOG) if self._is_there(line)}
         # Without what a write left that was cut off, to which the next line would be added.
         write_text(folder / LOG, "".join(f"{json.dumps(line)}\n" for line in self._lines.values()))
@@ -213,7 +216,7 @@ class _Work:
         return refused
 
     def _write_one(self, entry: _Entry) -> None:
-        pixels, found = _read(entry)
+        pixels, found = _read(entry, self._reading)
         image, annotation, losses = self._write_files(entry, pixels, found)
         line = {
             "id": entry.record.id,

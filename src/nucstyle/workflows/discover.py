@@ -24,6 +24,7 @@ from nucstyle.core.errors import OptionError, RunFolderError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_jpeg, write_png
 from nucstyle.data.ledger import refuse_restyled
 from nucstyle.data.manifest import Record, write_manifest
@@ -136,6 +137,7 @@ def discover(
     config: DiscoverConfig | None = None,
     anchors: Path | None = None,
     format: str | None = None,  # noqa: A002
+    reading: ReadOptions = DEFAULT,
     cache: bool = True,
     resume: bool = False,
     overwrite: bool = False,
@@ -150,6 +152,7 @@ def discover(
         anchors: A manifest, or the run folder that holds it, whose modalities hold for the images that it names; the others are
             divided around them. Its images that are not in the data are taken along.
         format: Layout of the data; None = find out.
+        reading: How files are read where they leave it open.
         cache: Whether to use what was measured of the same files before.
         resume: Go on in `out`.
         overwrite: Replace a run in `out`.
@@ -162,7 +165,7 @@ def discover(
     """
     config = config or DiscoverConfig()
     refuse_restyled(Path(data), "finding modalities")
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, reading=reading)
     inputs = [Path(data), *dataset.files, *([anchors] if anchors else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     _keep_edits(out)
@@ -204,7 +207,7 @@ def _anchored(dataset: Dataset, anchors: Path, progress: Progress) -> Dataset:
         records.append(replace(record, modality=known.modality) if known else record)
     if given:
         progress.say(f"{manifest}: {len(given)} of its images are not in the data and are taken along")
-    return Dataset([*records, *given.values()])
+    return Dataset([*records, *given.values()], reading=dataset.reading)
 
 
 def find_modalities(

@@ -9,6 +9,7 @@ from typing import Any
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import Record, file_name
 from nucstyle.data.run_folder import RunFolder, check_target
@@ -28,6 +29,7 @@ def evaluate(
     *,
     progress: Progress = SILENT,
     format: str | None = None,  # noqa: A002
+    reading: ReadOptions = DEFAULT,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Score predictions.
@@ -38,6 +40,7 @@ def evaluate(
         out: A run folder for `result.json`, overlays and `report.html`; None = write nothing.
         progress: Shown to the person.
         format: Layout of the truth; None = find out.
+        reading: How files are read where they leave it open.
         overwrite: Replace a run in `out`.
 
     Returns:
@@ -46,7 +49,7 @@ def evaluate(
     Raises:
         InputError: Nothing to score, or label maps that do not fit their image.
     """
-    dataset = open_dataset(truth, format=format)
+    dataset = open_dataset(truth, format=format, reading=reading)
     inputs = [Path(truth), Path(predicted), *dataset.files]
     if out is not None:
         check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
@@ -84,7 +87,7 @@ def score_files(dataset: Dataset, folder: Path, *, progress: Progress) -> dict[s
         if path is None or sample.labels is None:
             msg = f"{folder}: no label image for {sample.id}; predict it first"
             raise DatasetError(msg)
-        found = read_labels(path)
+        found = read_labels(path, dataset.reading)
         if found.shape != sample.labels.shape:
             msg = f"{path}: {tuple(found.shape)} pixels, the truth has {tuple(sample.labels.shape)}; predict it again"
             raise ImageError(msg)
@@ -117,5 +120,5 @@ def _write_overlays(samples: Path, dataset: Dataset, folder: Path) -> None:
     for record, sample in zip(dataset.records, dataset, strict=True):
         path = _find(folder, record)
         if path is not None:
-            picture = draw_overlay(sample.image, sample.labels, read_labels(path))
+            picture = draw_overlay(sample.image, sample.labels, read_labels(path, dataset.reading))
             write_png(samples / f"{file_name(sample.id)}_overlay.png", picture)

@@ -22,6 +22,7 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.rng import derive_seed
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_labels, write_png
 from nucstyle.data.manifest import check_file_names, file_name, write_manifest
 from nucstyle.data.predictions import PREDICTIONS, PredictedImage, label_file, write_images
@@ -68,6 +69,7 @@ def predict(
     move_to: str | None = None,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
+    reading: ReadOptions = DEFAULT,
     overwrite: bool = False,
 ) -> Path:
     """Find the nuclei of images.
@@ -85,6 +87,7 @@ def predict(
         move_to: The modality, as the style model names it; None = the one that the segmenter was trained with most.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
+        reading: How files are read where they leave it open.
         overwrite: Replace a run in `out`.
 
     Returns:
@@ -98,12 +101,13 @@ def predict(
     segmenter = load_segmenter(weights, device=device)
     if tile_px is not None:
         segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
-    dataset = open_dataset(images, format=format)
+    dataset = open_dataset(images, format=format, reading=reading)
     check_file_names(dataset.records)
     weights_file = find_weights(weights, "segmenter")
     inputs = [Path(images), weights_file, *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     loaded = load_weights(weights_file, kind="segmenter")
+    _compare_ranges(loaded, reading, progress)
     restyle, styled = _mover(style, move_to, loaded, device)
     config: dict[str, Any] = {
         "verb": "predict",
@@ -188,6 +192,14 @@ def predict_into(
         _write_objects(folder / "objects.csv", rows)
         write_images(folder, images)
     return counts, refused
+
+
+def _compare_ranges(segmenter: Weights, reading: ReadOptions, progress: Progress) -> None:
+    """Say so where the segmenter has learnt from brightness on another scale than it is shown now."""
+    learnt = segmenter.metadata.get("reading", {}).get("range")
+    if learnt and (reading.value_range is None or list(reading.value_range) != learnt):
+        low, high = learnt
+        progress.say(f"warning: the segmenter was trained with --range {low:g},{high:g}; give it here as well")
 
 
 def _mover(

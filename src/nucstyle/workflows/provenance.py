@@ -14,12 +14,12 @@ from nucstyle.data.weights import Weights
 
 
 def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """How many images, and a hash over ids, modalities and the sizes of the files, for `config.toml`."""
+    """How many images, a hash over ids, modalities and the sizes of the files, and how these are read, for `config.toml`."""
     lines = [
         f"{record.id} {record.modality} {_size(record.image)} {_size(record.labels)}" for record in dataset.records
     ]
     digest = hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
-    return {"images": len(dataset), "ids_sha256": digest}
+    return {"images": len(dataset), "ids_sha256": digest, **dataset.reading.to_table()}
 
 
 def _size(path: Path | None) -> int:
@@ -44,7 +44,7 @@ def provenance(
     examples: Dataset | None = None,
     made_by: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What a weights file says of its training: the ids it saw, the ids whose masks it saw, recipe, seed, steps.
+    """What a weights file says of its training: the ids and masks it saw, recipe, seed, steps, how files were read.
 
     What the weights that it went on from had seen, and those of the style model that restyled its images and of the judge that
     chose among them, it has seen as well, whether that was done in the training or before (`made_by`); and, without masks, the
@@ -62,6 +62,7 @@ def provenance(
         "seed": seed,
         "steps": steps,
         **({"init_sha256": start.sha256} if start else {}),
+        **dataset.reading.to_table(),
     }
 
 

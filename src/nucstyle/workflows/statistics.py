@@ -17,7 +17,7 @@ from nucstyle.data.dataset import Dataset
 from nucstyle.modality.features import Features, ImageStatistics
 from nucstyle.modality.model import measure_as
 
-_KIND = "colour-statistics-2"
+_KIND = "colour-statistics-3"
 """Count up when what is measured changes."""
 _MOST_THREADS, _AHEAD = 8, 4
 """At most this many threads, each with one image in memory, and at most so many results a thread waiting."""
@@ -58,12 +58,13 @@ def _measured(
     def work(index: int) -> ImageStatistics:
         return measure_as(dataset.image(index), features, clahe)
 
+    said = dataset.reading.to_table().items()
     threads = min(_MOST_THREADS, usable_cpus())
     waiting: deque[tuple[str | None, ImageStatistics | Future[ImageStatistics]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for index, record in enumerate(dataset.records):
-                key = content_key(record.image, features, clahe) if known.is_open else None
+                key = content_key(record.image, features, clahe, *said) if known.is_open else None
                 statistics = _from_values(known.get(key)) if key is not None else None
                 waiting.append((None, statistics) if statistics else (key, pool.submit(work, index)))
                 if len(waiting) > threads * _AHEAD:

@@ -19,6 +19,7 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import middle, resize_image
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import from_unit, read_image, write_pixels, write_png, written_as
 from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name
 from nucstyle.data.run_folder import RunFolder, check_target
@@ -78,6 +79,7 @@ def translate(
     exemplar: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    reading: ReadOptions = DEFAULT,
     overwrite: bool = False,
 ) -> Path:
     """Show images in every modality that a style model knows.
@@ -91,6 +93,7 @@ def translate(
         exemplar: A picture whose style is copied as well, to `pictures/ID/_exemplar.png`.
         seed: Of the styles drawn; a picture depends on it, the image and its id alone, not on the other images.
         device: `auto`, `cpu`, `cuda`, ...
+        reading: How files are read where they leave it open; of the exemplar, how large it may be.
         overwrite: Replace a run in `out`.
 
     Returns:
@@ -100,14 +103,14 @@ def translate(
         InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
     """
     given = [images] if isinstance(images, str | Path) else list(images)
-    dataset = _open(given)
+    dataset = _open(given, reading)
     weights_file = find_weights(style, "style")
     inputs = [*(Path(one) for one in given), weights_file, *dataset.files, *([exemplar] if exemplar else [])]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     weights = load_weights(weights_file, kind="style")
     model = style_from_weights(weights, str(weights_file), device=device)
     recogniser = ModalityModel.from_state(weights.metadata.get("modality_model", {}))
-    shown = _read_exemplar(model, exemplar) if exemplar else None
+    shown = _read_exemplar(model, exemplar, reading.max_pixels) if exemplar else None
     config: dict[str, Any] = {
         "verb": "translate",
         "seed": seed,
@@ -140,7 +143,7 @@ def translate(
     return out
 
 
-def _open(given: Sequence[Path | str]) -> Dataset:
+def _open(given: Sequence[Path | str], reading: ReadOptions) -> Dataset:
     """All images that were given, each file once, without their masks.
 
     Raises:
@@ -148,9 +151,9 @@ def _open(given: Sequence[Path | str]) -> Dataset:
     """
     records: dict[str, Record] = {}
     for one in given:
-        for record in open_dataset(one).records:
+        for record in open_dataset(one, reading=reading).records:
             records.setdefault(os.path.realpath(record.image), replace(record, labels=None))
-    dataset = Dataset(list(records.values()))
+    dataset = Dataset(list(records.values()), reading=reading)
     if not len(dataset):
         msg = "no images; give files, folders, globs or manifests"
         raise DatasetError(msg)
@@ -159,13 +162,13 @@ def _open(given: Sequence[Path | str]) -> Dataset:
     return dataset
 
 
-def _read_exemplar(model: StyleModel, path: Path) -> _Exemplar:
+def _read_exemplar(model: StyleModel, path: Path, max_pixels: int) -> _Exemplar:
     """Read the picture whose style is copied.
 
     Raises:
         ImageError: It cannot be used.
     """
-    image, _ = read_image(path)
+    image, _ = read_image(path, ReadOptions(max_pixels=max_pixels))
     target = model.recognise(image[None])
     attribute = model.encode_attribute(image[None], target).cpu()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

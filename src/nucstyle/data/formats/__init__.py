@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from nucstyle.data.image_io import IMAGE_SUFFIXES, Array
+from nucstyle.data.image_io import Array, is_image_name
 
 SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """Names of folders that say which part their images belong to."""
@@ -57,9 +57,7 @@ def image_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    return sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    )
+    return sorted(file for file in folder.iterdir() if is_image_name(file.name) and not file.name.startswith("."))
 
 
 def ids_of(images: Sequence[Path], root: Path) -> list[str]:

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nucstyle.core.errors import DatasetError
-from nucstyle.data.formats import pairs
-from nucstyle.data.image_io import IMAGE_SUFFIXES
+from nucstyle.data.formats import image_files, pairs
 from nucstyle.data.manifest import Record
 
 
@@ -25,7 +24,7 @@ def evidence(path: Path, place: str, endings: Sequence[str]) -> str | None:
     if (path / "images").is_dir():
         has_labels = any((path / name).is_dir() for name in ("labels", "masks"))  # which keep more than outlines do
         return f"it holds images/ and {place}/" if (path / place).is_dir() and not has_labels else None
-    names = {image.stem for image in _images(path)}
+    names = {image.stem for image in image_files(path)}
     found = (file.name for file in sorted(path.iterdir()) if names.intersection(_stems(file, endings)))
     name = next(found, None)
     return f"{name} lies beside its image" if name else None
@@ -44,7 +43,7 @@ def index(path: Path, place: str, endings: Sequence[str]) -> list[Record]:
     """
     is_divided = (path / "images").is_dir()
     images = path / "images" if is_divided else path
-    records = {record.id: record for record in pairs.index_files(_images(images))}
+    records = {record.id: record for record in pairs.index_files(image_files(images))}
     found: dict[str, Path] = {}
     folder = path / place if is_divided else path
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -59,10 +58,6 @@ def index(path: Path, place: str, endings: Sequence[str]) -> list[Record]:
             raise DatasetError(msg)
         found[stem] = file
     return [replace(record, labels=found.get(stem)) for stem, record in records.items()]
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _stems(file: Path, endings: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import Written, image_files
 from nucstyle.data.image_io import Array, read_mask, write_pixels
 from nucstyle.data.manifest import Record
@@ -58,11 +59,12 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
     return Written(image, place / "masks")
 
 
-def read_mask_folder(folder: Path) -> Tensor:
+def read_mask_folder(folder: Path, reading: ReadOptions = DEFAULT) -> Tensor:
     """Merge a folder of binary masks into one label map.
 
     Args:
         folder: PNG files; the order of their names gives the numbers. Where two overlap, the first keeps the pixel.
+        reading: How files are read where they leave it open.
 
     Returns:
         (H, W) int32; numbers of masks that are empty or wholly covered are missing.
@@ -74,10 +76,10 @@ def read_mask_folder(folder: Path) -> Tensor:
     if not files:
         msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
         raise ImageError(msg)
-    first = read_mask(files[0])
+    first = read_mask(files[0], reading)
     labels = torch.zeros(first.shape, dtype=torch.int32)
     for number, file in enumerate(files, start=1):
-        mask = torch.from_numpy(read_mask(file) if number > 1 else first)
+        mask = torch.from_numpy(read_mask(file, reading) if number > 1 else first)
         if mask.shape != labels.shape:
             msg = f"{file}: size {tuple(mask.shape)} differs from {tuple(labels.shape)} of {files[0].name} beside it"
             raise ImageError(msg)
