@@ -85,7 +85,7 @@ def test_label_maps_that_cannot_be_used_are_listed_and_nothing_is_written(run_fo
         submission(run)
     message = str(caught.value)
     assert message.startswith("3 of 4 label maps could not be used, nothing is written: ")
-    for words in ("a_labels.tif: no such label file", "b_labels.tif: 4 x 3 pixels", "d_labels.tif: not a"):
+    for words in ("a_labels.tif: no such image file", "b_labels.tif: 4 x 3 pixels", "d_labels.tif: not a"):
         assert words in message
     assert not (run / "submission.csv").exists()
 
