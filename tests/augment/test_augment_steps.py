@@ -51,6 +51,15 @@ def test_labels_stay_on_their_nuclei(name):
 
 
 @pytest.mark.parametrize("name", STEPS)
+def test_no_number_comes_up_between_two_numbers(name):
+    sample = discs()
+    numbers = torch.tensor([0, 1, 90, 200, 40_000], dtype=torch.int32)
+    far_apart = dataclasses.replace(sample, labels=numbers[sample.labels.long()])
+    for made in results(STEPS[name], far_apart):
+        assert len(torch.unique(made.labels[made.labels > 0])) <= 4
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_images_without_masks_pass_and_the_draws_are_in_the_history(name):
     bare, full = discs(annotated=False), discs()
     step = STEPS[name]

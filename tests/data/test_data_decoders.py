@@ -735,3 +735,42 @@ def test_what_tifffile_says_of_odd_tags_goes_to_those_who_log_and_not_to_the_ter
     assert any(isinstance(one, logging.NullHandler) for one in logging.getLogger("tifffile").handlers)
     printed = capfd.readouterr()
     assert printed.out + printed.err == ""
+
+
+def files_of_all_kinds(tmp_path, picture, labels):
+    """(name, bytes, whether the format has a checksum)."""
+    small, numbers = picture[:40, :48], labels[:40, :48]
+    for name, array in (("colour.png", small), ("grey.png", numbers), ("a.jpg", small), ("a.bmp", small)):
+        Image.fromarray(array).save(tmp_path / name)
+    np.save(tmp_path / "a.npy", small)
+    for name, how in (("plain", {}), ("deflate", {"compression": "deflate"}), ("tiles", {"tile": (16, 16)})):
+        tifffile.imwrite(tmp_path / f"{name}.tif", numbers, photometric="minisblack", **how)
+    tifffile.imwrite(tmp_path / "lzw.tif", small, photometric="rgb", compression="lzw", predictor=True)
+    return [(path.name, path.read_bytes(), path.suffix == ".png") for path in sorted(tmp_path.iterdir())]
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(300, marks=pytest.mark.slow)])
+def test_damage_of_any_kind_ends_in_an_image_or_a_refusal(tmp_path, picture, labels, read_or_refuse, rounds):
+    rng, path, tried = np.random.default_rng(11), tmp_path / "x", 0
+    for name, data, has_sums in files_of_all_kinds(tmp_path, picture, labels):
+        path.write_bytes(data)
+        readers = (
+            [read_image, read_labels] if name in ("grey.png", "plain.tif", "deflate.tif", "tiles.tif") else [read_image]
+        )
+        whole = [read_or_refuse(read, path) for read in readers]
+        for number in range(rounds):
+            damaged = bytearray(data)
+            start = int(rng.integers(len(data)))
+            if number % 3 == 0:  # a run of wrong bytes
+                damaged[start : start + 8] = rng.bytes(8)
+            elif number % 3 == 1:  # some are missing
+                del damaged[start : start + int(rng.integers(1, 40))]
+            else:  # the header
+                damaged[start % 64] = int(rng.integers(256))
+            path.write_bytes(damaged)
+            for read, expected in zip(readers, whole, strict=True):
+                tried += 1
+                found = read_or_refuse(read, path)
+                if has_sums and not isinstance(found, str):
+                    assert torch.equal(found, expected), f"another image of {name} after damage {number}"
+    assert tried >= 13 * rounds

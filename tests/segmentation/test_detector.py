@@ -49,6 +49,22 @@ def test_training_sees_the_pixels_and_boxes_as_they_are_too(segmenter):
     assert torch.equal(moved[0]["label_map"], target["label_map"])
 
 
+@pytest.mark.parametrize("first", [(1, 1), (2, 3), (1, 50), (35, 35), (66, 20), (300, 20)], ids=str)
+def test_what_was_seen_first_does_not_change_what_is_found_later(segmenter_of, first):
+    image, results = image_of(96, 80), []
+    for size in (image.shape[1:], first):
+        segmenter = segmenter_of()
+        seen = segmenter.see(image_of(*size))
+        segmenter.detect_boxes(seen)
+        segmenter.detect_masks(seen, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+        seen = segmenter.see(image)
+        boxes, scores = segmenter.detect_boxes(seen)
+        results.append((boxes, scores, segmenter.detect_masks(seen, boxes[:5])))
+    assert len(results[0][0]) > 5
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_more_than_a_hundred_boxes_come_through(segmenter_of):
     generous = segmenter_of(box_nms_iou=1.0)
     boxes, scores = generous.detect_boxes(generous.see(image_of(128, 128)))

@@ -512,6 +512,6 @@ def test_a_diameter_that_is_told_is_what_nuclei_are_shown_by():
 
     detector = Watching()
     detector.inference = InferenceConfig(diameter_px=32)
-    segment(detector, torch.zeros(3, 100, 150), TestTimeAugmentation("none"), diameter_px=8)
-    segment(detector, torch.zeros(3, 500, 600), TestTimeAugmentation("none"), diameter_px=64)
+    segment(detector, image_of(100, 150), TestTimeAugmentation("none"), diameter_px=8)
+    segment(detector, image_of(500, 600), TestTimeAugmentation("none"), diameter_px=64)
     assert looked_at == [(400, 600), (250, 300)]

@@ -4,9 +4,10 @@ import csv
 from importlib import resources
 
 import numpy as np
+import pytest
 
 from nucstyle.data.dataset import open_dataset
-from nucstyle.data.image_io import read_labels
+from nucstyle.data.image_io import read_labels, to_unit
 from nucstyle.data.weights import load_weights
 from nucstyle.metrics.dsb import dsb_score
 from nucstyle.segmentation.tiling import segment
@@ -43,3 +44,57 @@ def test_bundled_validation_images_are_segmented_in_every_modality():
         found = segment(segmenter, sample.image, TestTimeAugmentation("none")).labels
         scores.append(dsb_score(sample.labels.numpy(), found.numpy()).dsb_score)
     assert np.mean(scores) > 0.35
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return load_segmenter(device="cpu", precision="fp32")
+
+
+def found_in(segmenter, array, mode="none"):
+    """What is found in the pixels of a file."""
+    return segment(segmenter, to_unit(array)[0], TestTimeAugmentation(mode))
+
+
+@pytest.mark.parametrize("size", [(96, 112), (1, 1), (2, 3), (1, 500), (32, 32), (519, 161)], ids=str)
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_an_image_of_one_colour_has_no_nuclei_and_keeps_its_size(segmenter, size, value):
+    for kind in (np.uint8, np.uint16) if value == 128 else (np.uint8,):
+        found = found_in(segmenter, np.full(size, value, kind))
+        assert found.labels.shape == size
+        assert not found.labels.any()
+        assert len(found.scores) == 0
+
+
+def test_a_tint_has_no_nuclei(segmenter):
+    found = found_in(segmenter, np.broadcast_to(np.array([230, 200, 225], np.uint8), (120, 120, 3)).copy())
+    assert not found.labels.any()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("mode", ["none", "fast"])
+def test_noise_has_no_nuclei_however_much_it_is_amplified(segmenter, kind, mode):
+    noise = np.random.default_rng(0).normal(1000 if kind is np.uint16 else 20, 10, (256, 256)).clip(0, None)
+    assert len(found_in(segmenter, noise.astype(kind), mode).scores) <= 2
+
+
+@pytest.mark.parametrize("deviation", [5, 50])
+def test_a_single_nucleus_in_noise_is_found_and_little_else(segmenter, deviation):
+    ys, xs = np.mgrid[:256, :256]
+    disc = (ys - 90) ** 2 + (xs - 140) ** 2 < 8**2  # 0.3 % of the pixels
+    noise = np.random.default_rng(0).normal(1000, deviation, (256, 256)) + 400 * disc
+    found = found_in(segmenter, noise.astype(np.uint16))
+    assert 1 <= len(found.scores) <= 3
+    assert (found.labels.numpy() > 0)[disc].mean() > 0.6
+
+
+def test_a_hot_pixel_changes_no_more_than_itself(segmenter):
+    sample = next(one for one in open_dataset(sample_folder()).part("validation"))
+    deep = (sample.image.mean(dim=0) * 4000 + 100).numpy().astype(np.uint16)
+    hot = deep.copy()
+    hot[5, 5] = 65535
+    scores = [
+        dsb_score(sample.labels.numpy(), found_in(segmenter, one).labels.numpy()).dsb_score for one in (deep, hot)
+    ]
+    assert scores[0] > 0.4
+    assert scores[1] == pytest.approx(scores[0], abs=0.01)

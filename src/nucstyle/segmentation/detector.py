@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import build, to_table
@@ -31,8 +33,8 @@ from nucstyle.segmentation.targets import NUCLEUS
 
 Share = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
-_LEVELS = ["0", "1", "2", "3"]
-"""Of the pyramid, from which regions are pooled."""
+_LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
+"""Of the pyramid, from which regions are pooled: pixels of the image to a cell of the map."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +183,7 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
         score_thresh=config.proposal_score,
     )
     heads = DenseHeads(
-        MultiScaleRoIAlign(_LEVELS, output_size=7, sampling_ratio=2),
+        _pooling(7),
         TwoMLPHead(channels * 49, config.box_head_size),
         FastRCNNPredictor(config.box_head_size, 2),
         config.region_foreground_iou,
@@ -192,7 +194,7 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
         config.box_score,
         config.box_nms_iou,
         config.max_nuclei,
-        MultiScaleRoIAlign(_LEVELS, output_size=14, sampling_ratio=2),
+        _pooling(14),
         MaskRCNNHeads(channels, (channels,) * config.mask_layers, 1),
         MaskRCNNPredictor(channels, channels, 2),
     )
@@ -207,6 +209,19 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
     ):
         setattr(part, name, _InFormat(getattr(part, name), autocast))
     return network
+
+
+def _pooling(output_size: int) -> MultiScaleRoIAlign:
+    """Cuts regions out of the pyramid.
+
+    torchvision takes the scale of the maps from the first image that it is given, for good, and takes it wrong where padding to
+    a multiple of 32 adds much to a small image: every later image would be cut in the wrong places.
+    """
+    pooling = MultiScaleRoIAlign(list(_LEVELS), output_size=output_size, sampling_ratio=2)
+    cells = list(_LEVELS.values())
+    pooling.scales = [1 / cell for cell in cells]
+    pooling.map_levels = initLevelMapper(int(math.log2(cells[0])), int(math.log2(cells[-1])))
+    return pooling
 
 
 class _PadOnly(GeneralizedRCNNTransform):  # type: ignore[misc]

@@ -86,6 +86,9 @@ def _decoded(
 ) -> Decoded:
     """The label map of an image, looked at again at another size if the recipe says so."""
     _check(image)
+    if bool((image == image[:, :1, :1]).all()):
+        # One colour is no picture; beside the padding it would look like a nucleus.
+        return paint([], (int(image.shape[1]), int(image.shape[2])), inference)
     if diameter_px is not None:
         factor = inference.diameter_px / diameter_px
         return decode(predict_tiles(segmenter, image, mode, factor=factor, min_score=inference.score), inference)
