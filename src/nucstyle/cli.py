@@ -574,7 +574,7 @@ def compare(
                 resume=resume,
                 overwrite=overwrite,
             )
-        for table in (arm_table(result), difference_table(result)):
+        for table in (arm_table(result), difference_table(result, groups=["all", "minority"])):
             _print_table(table)
         print(f"report: {out / 'report.html'}")
 

@@ -30,7 +30,7 @@ CONFIG = {
         "segmenter": {"network": "lite"},
     },
 }
-NAMES = [f"image-{number}" for number in range(10)]
+NAMES = [f"{number}-image" for number in range(10)]
 MODALITIES = {name: "he" if number > 6 else "dapi" for number, name in enumerate(NAMES)}
 SHIFTS = {"none": 3, "recolour": 2, "style": 0}
 """How far the nucleus of a prediction is off, in pixels; `none` wins by itself in the last image."""
@@ -99,7 +99,9 @@ def test_where_there_is_no_interval_every_image_is_named(protocol):
     few = result_of(protocol)["differences"]["style"]["none"]["none"]["he"]
     assert (few["low"], few["fields"]) == (None, 3)
     for name, gain in few["images"].items():
-        assert f"{gain:+.3f} ({name[:8]})" in page
+        assert re.search(
+            rf"<td>he</td><td>{name[:8]}</td>(<td>.\d\.\d+</td>)*<td>{re.escape(f'{gain:+.3f}')}</td>", page
+        )
 
 
 def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
@@ -109,8 +111,12 @@ def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
     assert result["differences"]["recolour"].keys() == {"none"}
     assert shown_arm(result) == "style"
     firsts = [row[0] for row in difference_table(result)[1:]]
-    assert list(dict.fromkeys(firsts)) == ["recolour - none, none", "style - none, none", "style - recolour, none"]
-    assert [row[0] for row in arm_table(result)[1:]] == ["none, none", "recolour, none", "style, none"]
+    assert list(dict.fromkeys(firsts)) == [
+        "recolour - none, TTA none",
+        "style - none, TTA none",
+        "style - recolour, TTA none",
+    ]
+    assert [row[0] for row in arm_table(result)[1:]] == ["none, TTA none", "recolour, TTA none", "style, TTA none"]
 
 
 def test_table_1_has_the_published_figures_and_ours_where_the_recipe_is_theirs(protocol):
@@ -162,10 +168,10 @@ def test_gates_are_summed_over_seeds(protocol):
 def test_the_gallery_shows_what_was_drawn(protocol):
     (protocol / "samples").mkdir()
     write_png(protocol / "samples" / "gain-00.png", torch.rand(3, 8, 8))
-    told = {"file": "gain-00.png", "kind": "gain", "id": "image-3", "difference": 0.25, "seed": 1}
+    told = {"file": "gain-00.png", "kind": "gain", "id": "3-image", "difference": 0.25, "seed": 1}
     (protocol / "gallery.json").write_text(json.dumps({"arm": "style", "tta": "none", "pictures": [told]}))
     page = write_report(protocol).read_text()
-    assert "+0.250, seed 1 (image-3)" in page
+    assert "+0.250, seed 1 (3-image)" in page
     assert "Largest gain" in page
     assert "Largest loss" not in page
 
@@ -182,6 +188,17 @@ def test_the_page_of_the_run_has_every_protocol_and_fetches_nothing(protocol):
 def test_a_comparison_without_a_finished_cell_has_a_page(tmp_path):
     (tmp_path / "config.toml").write_text('verb = "compare"\n')
     assert "No cell is finished yet" in write_report(tmp_path).read_text()
+
+
+def test_every_arm_has_the_same_colour_in_every_figure(protocol):
+    write_report(protocol)
+    used = {}
+    for name in ("scores", "differences-to-none", "differences-to-recolour"):
+        svg = (protocol / "figures" / f"{name}.svg").read_text()
+        used[name] = {colour for colour in ("#0072b2", "#e69f00", "#009e73") if colour in svg}
+    assert used["scores"] == {"#0072b2", "#e69f00", "#009e73"}
+    assert used["differences-to-none"] == {"#e69f00", "#009e73"}  # recolour and style
+    assert used["differences-to-recolour"] == {"#009e73"}
 
 
 def colour_of(text):

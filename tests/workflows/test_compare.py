@@ -21,6 +21,7 @@ from nucstyle.training.distributed import SINGLE
 from nucstyle.workflows import cells
 from nucstyle.workflows.arms import Arm
 from nucstyle.workflows.comparison import best_without_gan, groups_of
+from nucstyle.workflows.comparison_pictures import _window
 from nucstyle.workflows.load import find_weights
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.train_segmenter import SegmenterRun, make_segmenter, make_trainer
@@ -138,6 +139,7 @@ def test_the_result_has_the_fields_of_the_contract(made):
     assert groups["all"]["mean"] == pytest.approx(sum(gains) / 2)
     assert list(groups["all"]["images"].values()) == pytest.approx(gains)
     assert "none" not in result["differences"]
+    assert read(made / "run" / "full" / "gallery.json")["arm"] == "colour"
     text = (made / "run" / "full" / "result.json").read_text()
     assert str(made) not in text
     assert "/" not in text
@@ -368,3 +370,13 @@ def test_images_of_dsb_2018_bring_their_field_of_view(tmp_path):
     (record,) = open_dataset(tmp_path / "manifest.csv").records
     assert record.field_of_view == "mine"
     assert read_manifest(tmp_path / "manifest.csv")[0].split is None
+
+
+def test_the_gallery_shows_the_part_that_changed_most():
+    before, after = torch.zeros(600, 500, dtype=torch.int32), torch.zeros(600, 500, dtype=torch.int32)
+    after[560:590, 450:480] = 1
+    y, x = _window(before, after)
+    assert (y.stop - y.start, x.stop - x.start) == (384, 384)
+    assert y.start <= 560 < 590 <= y.stop <= 600
+    assert x.start <= 450 < 480 <= x.stop <= 500
+    assert _window(before[:100], after[:100])[0] == slice(0, 100)

@@ -125,7 +125,8 @@ def _published(result: Result, config: Mapping[str, Any]) -> Section:
         arm = ("style" if styled else NONE) if recipe == result["recipe"] else None
         table.append([title, f"{score:.3f}", *_here(result, arm, tta)])
     for arm in arms_in_order(result):
-        table.append([f"{result['recipe']} ({network}), {arm}", "-", *_here(result, arm, tta)])
+        recipe = result["recipe"] if result["recipe"] == network else f"{result['recipe']} ({network})"
+        table.append([f"{recipe}, {arm}", "-", *_here(result, arm, tta)])
     return Section("Table 1", (_WARNING, f"Here: TTA {tta}, mean over seeds ± their standard deviation."), table=table)
 
 
@@ -184,10 +185,10 @@ def arm_table(result: Result) -> list[list[str]]:
     groups = [name for name in _groups(result) if any(_values(_of_seeds(result, *row), name) for row in _rows(result))]
     counts = [result["groups"][name] for name in groups]
     titles = [f"{name} ({one['images']} in {one['fields']})" for name, one in zip(groups, counts, strict=True)]
-    table = [["arm, TTA", *titles]]
+    table = [["arm", *titles]]
     for arm, tta in _rows(result):
         found = _of_seeds(result, arm, tta)
-        table.append([f"{arm}, {tta}", *(_spread(_values(found, name)) for name in groups)])
+        table.append([f"{arm}, TTA {tta}", *(_spread(_values(found, name)) for name in groups)])
     return table
 
 
@@ -213,22 +214,33 @@ _INTERVALS = (
 )
 
 
-def difference_table(result: Result) -> list[list[str]]:
+def difference_table(result: Result, *, groups: Sequence[str] | None = None, **only: str) -> list[list[str]]:
     """A row for each arm, reference, TTA mode and group: the mean difference, its interval, images better and worse.
 
     A number is bold (`Strong`) only where its interval does not hold 0.
+
+    Args:
+        result: Of a comparison.
+        groups: To tell of; None = all.
+        only: `reference` and `tta` to tell of; left out = all.
     """
-    table = [["arm - reference, TTA", "group", "images", "fields", "difference", "95 % interval", "better", "worse"]]
-    for arm, reference, tta, groups in _compared(result):
-        for name in _groups(result):
-            one = groups[name]
-            is_sure = one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
-            mean = f"{one['mean']:+.3f}"
-            span = "-" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
-            counts = [str(result["groups"][name]["images"]), str(one["fields"])]
-            numbers = [Strong(mean) if is_sure else mean, span, str(one["better"]), str(one["worse"])]
-            table.append([f"{arm} - {reference}, {tta}", name, *counts, *numbers])
+    table = [["arm - reference", "group", "images", "fields", "difference", "95 % interval", "better", "worse"]]
+    for arm, reference, tta, found in _compared(result):
+        if {"reference": reference, "tta": tta, **only} != {"reference": reference, "tta": tta}:
+            continue
+        for name in _groups(result) if groups is None else groups:
+            if name in found:
+                count = str(result["groups"][name]["images"])
+                table.append([f"{arm} - {reference}, TTA {tta}", name, count, *_difference(found[name])])
     return table
+
+
+def _difference(one: Mapping[str, Any]) -> list[str]:
+    """Fields, mean, interval, better and worse of an entry of `differences`."""
+    is_sure = one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
+    mean = f"{one['mean']:+.3f}"
+    span = "-" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
+    return [str(one["fields"]), Strong(mean) if is_sure else mean, span, str(one["better"]), str(one["worse"])]
 
 
 def _compared(result: Result) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
@@ -241,34 +253,45 @@ def _compared(result: Result) -> Iterator[tuple[str, str, str, Mapping[str, Any]
 
 
 def _differences(run: Path, result: Result) -> Section:
-    tta, drawn = shown_tta(result), []
-    for reference in dict.fromkeys([NONE, result["reference"]]):
-        values = {arm: groups for arm, other, mode, groups in _compared(result) if (other, mode) == (reference, tta)}
-        ordered = {arm: {name: groups[name] for name in _groups(result)} for arm, groups in values.items()}
-        if ordered:
-            caption = f"TTA {tta}, difference to {reference}. Hollow: fewer than five fields, a stroke for each image."
-            drawn.append(picture(figures.differences(ordered, reference, run / FIGURES), caption))
-    quality = ", ".join(f"{arm} {value:.3f}" for arm, value in sorted(result["validation_quality"].items()))
+    tta, references = shown_tta(result), list(dict.fromkeys([NONE, result["reference"]]))
+    parts = [_to(run, result, reference, tta) for reference in references]
+    few = _few(result, tta)
+    if len(few) > 1:
+        parts.append(Section("Groups of fewer than five fields: every image", (_EVERY.format(tta=tta),), table=few))
+    others = dict.fromkeys(mode for *_, mode, _ in _compared(result) if mode != tta)
+    parts += [Section(f"TTA {mode}", table=difference_table(result, tta=mode)) for mode in others]
+    quality = ", ".join(f"{arm} {result['validation_quality'][arm]:.3f}" for arm in arms_in_order(result))
     chosen = (
         f"Best arm without a style model on validation images: {result['reference']}. (Mean over seeds and TTA modes of the "
         f"mean of all and minority: {quality}.)"
     )
-    few = Section("Groups of fewer than five fields: every image", (f"TTA {tta}.",), table=_few(result, tta))
-    parts = (few,) if len(few.table) > 1 else ()
-    pictures = tuple(one for one in drawn if one is not None)
-    said = (_INTERVALS, chosen)
-    return Section("Differences", said, table=difference_table(result), pictures=pictures, wide=True, parts=parts)
+    return Section("Differences", (_INTERVALS, chosen), parts=tuple(one for one in parts if one is not None))
+
+
+_EVERY = "TTA {tta}, mean over seeds; the images of a modality that loses most come first."
+
+
+def _to(run: Path, result: Result, reference: str, tta: str) -> Section | None:
+    """The differences to one arm; None where nothing is compared to it."""
+    arms = arms_in_order(result)
+    found = {arm: groups for arm, other, mode, groups in _compared(result) if (other, mode) == (reference, tta)}
+    if not found:
+        return None
+    ordered = {arm: {name: groups[name] for name in _groups(result)} for arm, groups in found.items()}
+    caption = f"TTA {tta}. Hollow: fewer than five fields, a stroke for each image."
+    drawn = picture(figures.differences(ordered, reference, arms, run / FIGURES), caption)
+    table = difference_table(result, reference=reference, tta=tta)
+    return Section(f"To {reference}, TTA {tta}", table=table, pictures=_shown(drawn), wide=True)
 
 
 def _few(result: Result, tta: str) -> list[list[str]]:
-    """Where there is no interval: the difference of each image, worst first."""
-    table = [["arm - reference", "group", "difference of each image (mean over seeds)"]]
-    for arm, reference, mode, groups in _compared(result):
-        for name in _groups(result) if mode == tta else ():
-            images = groups[name].get("images", {})
-            told = ", ".join(f"{images[one]:+.3f} ({one[:8]})" for one in sorted(images, key=lambda one: images[one]))
-            if images:
-                table.append([f"{arm} - {reference}", name, told])
+    """Where there is no interval: a row for each image, a column for each comparison."""
+    compared = {f"{arm} - {other}": groups for arm, other, mode, groups in _compared(result) if mode == tta}
+    table = [["group", "image", *compared]]
+    for name in _groups(result):
+        found = [groups[name].get("images", {}) for groups in compared.values()]
+        for image in sorted(found[-1] if found else (), key=lambda one: (found[-1][one], one)):
+            table.append([name, image[:8], *(f"{one[image]:+.3f}" if image in one else "-" for one in found)])
     return table
 
 
@@ -289,7 +312,7 @@ def _learning(run: Path, result: Result, config: Mapping[str, Any]) -> list[Sect
         runs = {arm: [_points(cell / file, term) for cell in paths] for arm, paths in cells.items()}
         runs = {arm: present for arm, seeds in runs.items() if (present := [points for points in seeds if points])}
         if runs:
-            drawn.append(picture(figures.learning(runs, name, title, run / FIGURES), ""))
+            drawn.append(picture(figures.learning(runs, name, title, arms_in_order(result), run / FIGURES), ""))
     said = (
         "A line is a seed, as logged, not smoothed. Quality: of the averaged weights on the validation images whose masks the "
         "protocol lets see, the mean of the scores of all and of the minority; the model of the best is taken.",
@@ -354,7 +377,7 @@ def _gallery(run: Path) -> list[Section]:
     said = (
         f"{arm} beside none, TTA {told.get('tta')}, by the mean difference over seeds (paper, figure 4). Left the truth, "
         f"white; right the predictions of one seed: in blue the nuclei that both have, in yellow those of {arm} alone, in "
-        "red those of none alone. Dark fields are shown brighter than they are."
+        "red those of none alone. Of larger fields the part that changed most is shown; dark ones are brightened."
     )
     return [Section("Images with the largest gain and the largest loss", (said,), parts=tuple(parts))] if parts else []
 

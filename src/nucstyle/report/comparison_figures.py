@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -33,7 +34,7 @@ def scores(values: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) ->
     ]
     with mpl.rc_context(STYLE):
         figure, axes = _axes(groups)
-        for arm, place, colour in _places(list(values)):
+        for arm, place, colour in _places(values, list(values)):
             for number, group in enumerate(groups):
                 own = values[arm][group]
                 if own:
@@ -46,12 +47,15 @@ def scores(values: Mapping[str, Mapping[str, Sequence[float]]], folder: Path) ->
         return _write(figure, folder, "scores", [["arm", "group", "place_of_seed", "dsb_score"], *rows])
 
 
-def differences(values: Mapping[str, Mapping[str, Mapping[str, Any]]], reference: str, folder: Path) -> Path:
+def differences(
+    values: Mapping[str, Mapping[str, Mapping[str, Any]]], reference: str, arms: Sequence[str], folder: Path
+) -> Path:
     """Draw how much better than a reference every arm is in every group, with 95 % intervals; images where there is none.
 
     Args:
         values: Arm -> group -> an entry of `differences` of a result.
         reference: The arm that is compared to.
+        arms: All of the comparison, so that an arm has the same colour in every figure.
         folder: Where `differences-to-REFERENCE.png`, `.svg` and `.csv` go.
     """
     groups = list(next(iter(values.values())))
@@ -60,7 +64,7 @@ def differences(values: Mapping[str, Mapping[str, Mapping[str, Any]]], reference
     with mpl.rc_context(STYLE):
         figure, axes = _axes(groups)
         axes.axhline(0, c="#7f7f7f", lw=1)
-        for arm, place, colour in _places(list(values)):
+        for arm, place, colour in _places(values, arms):
             for number, group in enumerate(groups):
                 one, x = values[arm][group], number + place
                 if one["low"] is None:
@@ -78,13 +82,16 @@ def differences(values: Mapping[str, Mapping[str, Mapping[str, Any]]], reference
         )
 
 
-def learning(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], name: str, title: str, folder: Path) -> Path:
+def learning(
+    runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], name: str, title: str, arms: Sequence[str], folder: Path
+) -> Path:
     """Draw the course of a number over the steps: a thin line a seed, all seeds of an arm in its colour.
 
     Args:
         runs: Arm -> of each seed (step, value).
         name: Of the files.
         title: Of the axis.
+        arms: All of the comparison.
         folder: Where they go.
     """
     rows = [
@@ -96,7 +103,7 @@ def learning(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], name: st
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         axes = figure.subplots()
-        for arm, _, colour in _places(list(runs)):
+        for arm, _, colour in _places(runs, arms):
             for place, points in enumerate(runs[arm]):
                 label = arm if place == 0 else None
                 axes.plot(*zip(*points, strict=True), c=colour, lw=1, alpha=0.8, label=label)
@@ -109,17 +116,17 @@ def learning(runs: Mapping[str, Sequence[Sequence[tuple[int, float]]]], name: st
 def _axes(groups: Sequence[str]) -> tuple[Figure, Any]:
     figure = Figure(figsize=(max(6.4, 1.25 * len(groups) + 1), 3.8), layout="constrained")
     axes = figure.subplots()
-    axes.set_xticks(range(len(groups)), [group.replace("-", "-\n", 1) for group in groups], fontsize=8)
+    axes.set_xticks(range(len(groups)), ["\n".join(wrap(group, 14)) for group in groups], fontsize=8)
     for border in range(1, len(groups)):
         axes.axvline(border - 0.5, c="#e4e7eb", lw=0.8)
     axes.set_xlim(-0.5, len(groups) - 0.5)
     return figure, axes
 
 
-def _places(arms: Sequence[str]) -> list[tuple[str, float, str]]:
-    """(arm, shift from the middle of its group, colour)."""
-    step, colours = _SPREAD / max(1, len(arms)), colours_of(arms)
-    return [(arm, (place - (len(arms) - 1) / 2) * step, colours[arm]) for place, arm in enumerate(arms)]
+def _places(drawn: Collection[str], arms: Sequence[str]) -> list[tuple[str, float, str]]:
+    """(arm, shift from the middle of its group, colour) of those that are drawn."""
+    step, colours = _SPREAD / max(1, len(drawn)), colours_of(arms)
+    return [(arm, (place - (len(drawn) - 1) / 2) * step, colours[arm]) for place, arm in enumerate(drawn)]
 
 
 def _write(figure: Figure, folder: Path, name: str, table: Sequence[Sequence[object]]) -> Path:

@@ -69,6 +69,11 @@ def is_finished(cell: Path) -> bool:
     return (cell / RESULT).is_file()
 
 
+def is_complete(cell: Path, scoring: Scoring) -> bool:
+    """Whether nothing is left to do for a cell."""
+    return is_finished(cell) and not scoring.missing(read_json(cell / RESULT))
+
+
 def finished_cells(parent: Path) -> Iterator[tuple[str, int, Path]]:
     """(arm, seed, folder) of every finished cell."""
     for cell in sorted(parent.glob(f"*/{_PREFIX}*")):
@@ -116,7 +121,7 @@ def score_cell(cell: Path, scoring: Scoring, *, device: str, progress: Progress)
         RunFolderError: They are not.
     """
     result = read_json(cell / RESULT)
-    if scoring.missing(result):
+    if not is_complete(cell, scoring):
         check_scorable(cell, scoring)
         config = read_config(cell)
         precision: Precision = config["precision"] if config["device"] == device.partition(":")[0] else "auto"
@@ -131,9 +136,8 @@ def check_scorable(cell: Path, scoring: Scoring) -> None:
     Raises:
         RunFolderError: With what is missing.
     """
-    missing = scoring.missing(read_json(cell / RESULT)) if is_finished(cell) else []
-    if missing and not (cell / WEIGHTS).is_file():
-        part, tta = missing[0]
+    if is_finished(cell) and not is_complete(cell, scoring) and not (cell / WEIGHTS).is_file():
+        part, tta = scoring.missing(read_json(cell / RESULT))[0]
         msg = (
             f"{cell}: finished, but not scored on {part} with tta {tta}, and its {WEIGHTS} is gone; bring it back, "
             "or remove the folder to train the cell again"

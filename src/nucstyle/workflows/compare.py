@@ -31,6 +31,7 @@ from nucstyle.workflows.cells import (
     check_scorable,
     drop_training_state,
     finished_cells,
+    is_complete,
     is_finished,
     run_cell,
     score_cell,
@@ -380,33 +381,37 @@ def _work(
 ) -> dict[str, Any]:
     """Train and score what is not done yet, and sum up after every cell."""
     folder = out / comparison.protocol
-    for arm, _, cell in finished_cells(folder):
-        comparison.check(cell, arm)
-    for key in chosen:
-        check_scorable(cell_folder(folder, *key), scoring)
+    _check_finished(folder, comparison, scoring, chosen)
     with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S) as run:
         run.write_environment(device=comparison.device, precision=comparison.precision)
         describe_images(folder, comparison.named.images, comparison.train, scoring, progress)
         if comparison.style is not None:
             model = load_style(comparison.style, device=comparison.device)
             draw_styles(folder, model, comparison.named.bare_training_part())
-    failures = []
-    for number, key in enumerate(chosen, start=1):
+    failures, todo = [], [key for key in chosen if not is_complete(cell_folder(folder, *key), scoring)]
+    for number, key in enumerate(todo, start=1):
         cell = cell_folder(folder, *key)
-        progress.say(f"cell {number} of {len(chosen)}: {key[0]}, seed {key[1]}")
+        progress.say(f"cell {number} of {len(todo)}: {key[0]}, seed {key[1]}")
         try:
             _do(cell, key, comparison, scoring, progress)
         except TrainingError as error:
             failures.append(f"{key[0]}, seed {key[1]}: {error}")
             continue
         drop_training_state(cell, keep_weights=keep_weights)
-        if number < len(chosen):
-            _conclude(out, comparison, scoring, on)
+        _conclude(out, comparison, scoring, on)
     result = _conclude(out, comparison, scoring, on)
     if failures:
-        msg = f"{len(failures)} of {len(chosen)} cells could not be trained: " + "; ".join(failures)
+        msg = f"{len(failures)} of {len(todo)} cells could not be trained: " + "; ".join(failures)
         raise TrainingError(msg)
     return result
+
+
+def _check_finished(folder: Path, comparison: _Comparison, scoring: Scoring, chosen: Sequence[Key]) -> None:
+    """Refuse finished cells that were trained otherwise, or cannot be scored any more, before any work."""
+    for arm, _, cell in finished_cells(folder):
+        comparison.check(cell, arm)
+    for key in chosen:
+        check_scorable(cell_folder(folder, *key), scoring)
 
 
 def _do(cell: Path, key: Key, comparison: _Comparison, scoring: Scoring, progress: Progress) -> None:

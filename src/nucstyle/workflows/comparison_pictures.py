@@ -7,6 +7,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import file_name
@@ -19,6 +22,8 @@ from nucstyle.workflows.cells import cell_folder, predictions_folder
 from nucstyle.workflows.train_style import draw_style_grid, grid_sources
 
 _MOST = 10
+_SIDE_PX, _STRIDE_PX = 384, 16
+"""Of larger fields a part is shown: whole ones are made so small on the page that contours vanish."""
 
 
 def draw_gallery(folder: Path, dataset: Dataset, result: Mapping[str, Any]) -> None:
@@ -76,9 +81,21 @@ def _draw(
             sample = next(dataset[index] for index, record in enumerate(dataset.records) if record.id == name)
             assert sample.labels is not None
             path.parent.mkdir(exist_ok=True)
-            write_png(path, draw_change(sample.image, sample.labels, *(read_labels(file) for file in files)))
+            before, after = (read_labels(file) for file in files)
+            y, x = _window(before, after)
+            cut = (one[..., y, x] for one in (sample.image, sample.labels, before, after))
+            write_png(path, draw_change(*cut))
             return seed
     return None
+
+
+def _window(before: Tensor, after: Tensor) -> tuple[slice, slice]:
+    """The part of a field, of at most `_SIDE_PX`, in which most pixels changed between nucleus and background."""
+    changed = ((before > 0) != (after > 0)).float()[None, None]
+    height, width = (min(_SIDE_PX, side) for side in before.shape)
+    counts = F.avg_pool2d(changed, (height, width), stride=_STRIDE_PX)[0, 0]
+    y, x = divmod(int(counts.argmax()), counts.shape[1])
+    return slice(y * _STRIDE_PX, y * _STRIDE_PX + height), slice(x * _STRIDE_PX, x * _STRIDE_PX + width)
 
 
 def draw_styles(folder: Path, model: StyleModel, train: Dataset) -> None:
