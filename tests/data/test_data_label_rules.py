@@ -1,5 +1,6 @@
 """What is a label image, and what only looks like one."""
 
+import tracemalloc
 from dataclasses import replace
 from io import BytesIO
 
@@ -235,6 +236,17 @@ def test_many_small_nuclei_are_not_taken_for_smoothed_edges(save, top):
     assert count(read_labels(save(tissue.astype(np.int32)))) == 144  # of nine pixels, without any background
 
 
+def test_a_huge_number_takes_no_huge_memory(save):
+    dots = np.zeros((60, 60), np.int32)
+    dots[::3, ::3] = np.arange(400).reshape(20, 20) + (2**31 - 400)
+    path = save(dots)
+    tracemalloc.start()
+    read_labels(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6
+
+
 def test_labels_of_many_slices_through_tissue_are_not_taken_for_smoothed_edges(save, field):
     array = np.kron(np.arange(1, 401).reshape(20, 20), np.ones((4, 4)))[1:-1, 1:-1]  # those at the border cut
     assert count(read_labels(save(array.astype(np.uint16)))) == 400
@@ -327,3 +339,11 @@ def test_too_large_an_image_or_label_file_is_refused_wherever_it_lies(tmp_path, 
     Image.fromarray(np.zeros((10, 12), np.uint8)).save(tmp_path / "data/images/a.png")
     dataset = open_dataset(tmp_path / "data", reading=ReadOptions(max_pixels=200))
     assert "masks/a.png" in refusal(ImageError, dataset.__getitem__, 0)
+
+
+def test_too_large_a_mask_in_a_folder_is_refused(tmp_path, refusal):
+    for part, size in (("images", (10, 12)), ("masks", (20, 12))):
+        (tmp_path / "x" / part).mkdir(parents=True)
+        Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "x" / part / "1.png")
+    dataset = open_dataset(tmp_path, reading=ReadOptions(max_pixels=200))
+    assert "masks/1.png: 240 pixels" in refusal(ImageError, dataset.__getitem__, 0)

@@ -125,6 +125,13 @@ def test_a_folder_of_images_alone_is_a_data_set_without_labels(save, tmp_path):
     assert [(record.id, record.labels) for record in pairs.index(tmp_path)] == [("a", None), ("b", None), ("c", None)]
 
 
+def test_saved_arrays_are_images_but_not_what_cellpose_saves_beside_them(save, tmp_path):
+    np.save(tmp_path / "b.npy", np.zeros((4, 5)))
+    np.save(tmp_path / "a_seg.npy", np.zeros((4, 5)))
+    save("a.png")
+    assert [record.image.name for record in pairs.index(tmp_path)] == ["a.png", "b.npy"]
+
+
 @pytest.mark.parametrize("folder", ["images", "labels"])
 def test_one_name_for_two_files_is_refused_with_both(save, tmp_path, refusal, folder):
     save("images/a.png")

@@ -15,6 +15,8 @@ from nucstyle.data.decoders import ReadOptions
 from nucstyle.data.image_io import read_image, read_labels
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
+from nucstyle.workflows.discover import DiscoverConfig, find_modalities
+from nucstyle.workflows.named import masked, with_modalities
 from nucstyle.workflows.statistics import measure_all
 
 OPTIONS = ("--page", 2, "--range", "0,2550", "--connected-components")
@@ -159,6 +161,30 @@ def test_discover_writes_a_manifest_that_knows_of_the_pieces(run_verb, stacks, t
     later = open_dataset(tmp_path / "found", reading=ReadOptions(page=2))
     for one, other in zip(later, open_dataset(stacks, reading=READING), strict=True):
         assert torch.equal(one.labels, other.labels)
+
+
+def test_images_beside_a_manifest_are_read_like_those_in_it(run_verb, stacks, tmp_path):
+    assert run_verb("discover", stacks, "--out", "found", "--k", 2, *OPTIONS).exit_code == 0
+    result = run_verb("discover", stacks, "--from", "found", "--out", "again", *OPTIONS)
+    assert result.exit_code == 0, result.output
+    assert read_config(tmp_path / "again")["data"]["reading"] == TABLE
+
+
+def test_images_whose_masks_are_hidden_or_whose_modality_is_sought_are_read_alike(stacks):
+    dataset = open_dataset(stacks, reading=READING)
+    assert masked(dataset, [], ["x"]).reading == READING
+    model = find_modalities(dataset, DiscoverConfig(k=1), cache=False).model
+    (stacks / "images/3.tif").write_bytes(b"")
+    assert with_modalities(dataset, model, SILENT, refused=(lost := [])).reading == READING
+    assert len(lost) == 1
+
+
+def test_predicted_label_maps_are_held_to_the_limit_too(run_verb, tmp_path):
+    for part in ("data/images", "data/labels", "predicted"):
+        (tmp_path / part).mkdir(parents=True)
+    for part, size in (("data/images", (10, 12)), ("data/labels", (10, 12)), ("predicted", (20, 12))):
+        Image.fromarray(np.ones(size, np.uint8)).save(tmp_path / part / "a.png")
+    refused(run_verb("evaluate", "data", "predicted", "--max-pixels", 200), "predicted/a.png", "at most 200")
 
 
 def test_pictures_of_a_page_are_made(run_verb, stacks, tmp_path):
