@@ -56,7 +56,7 @@ def test_ids_are_those_of_the_images_not_of_the_files(run_folder):
 
 
 def test_the_submission_of_a_prediction_says_its_label_maps_and_no_pixel_twice(run_verb, demo_copy):
-    folder = demo_copy / "full" / "none" / "seed-0" / "tta-none"
+    folder = demo_copy / "full" / "none" / "seed-0" / "validation" / "tta-none"
     result = run_verb("submission", folder)
     assert result.exit_code == 0, result.output
     assert f"submission: {folder / 'submission.csv'}" in result.output

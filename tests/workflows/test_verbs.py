@@ -120,7 +120,7 @@ def test_the_table_of_objects_describes_the_label_files(run_verb, tiny_demo, tmp
 
 
 def test_the_table_of_images_describes_the_label_files(tiny_demo):
-    folder = tiny_demo / "full" / "none" / "seed-0" / "tta-none"
+    folder = tiny_demo / "full" / "none" / "seed-0" / "validation" / "tta-none"
     with (folder / "images.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == PredictedImage._fields == ("image_id", "width", "height", "n_objects", "modality")
