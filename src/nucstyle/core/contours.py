@@ -28,7 +28,7 @@ from nucstyle.core.errors import ImageError
 Ring = npt.NDArray[Any]
 """(V, 2) x, y of the corners of a closed line, the first not repeated."""
 Corners = Literal["apart", "joined"]
-_FARTHEST_PX = 1e7
+FARTHEST_PX = 1e7
 """Places farther out are no places in an image, and their products would lose the pixel."""
 _MOST_CROSSINGS, _MOST_PAINTED = 1 << 24, 1 << 22
 """So many crossings of rows by outlines, and pixels to be painted, are held at once."""
@@ -220,6 +220,9 @@ def _simple(ring: Ring) -> list[Ring]:
 def rasterise(outlines: Sequence[Outline], size: tuple[int, int], *, where: str = "outlines") -> Tensor:
     """Fill outlines: a pixel belongs to a nucleus if its centre is inside; the inverse of `trace`.
 
+    A centre on an outline belongs to what lies right of it or below, so that of two outlines that share an edge exactly one has
+    it. Where an outline crosses itself, the even-odd rule counts.
+
     Args:
         outlines: Nuclei and pieces of nuclei, with any real places. What lies outside the image is cut off. Where two numbers
             claim a pixel, the first in order keeps it; one that covers no centre of a pixel, or is wholly covered, gets none.
@@ -269,7 +272,7 @@ def _lines(outlines: Sequence[Outline], size: tuple[int, int], where: str) -> _L
     ends = np.cumsum(lengths)
     following[ends - 1] = ends - lengths
     owner = np.repeat(owner, lengths)
-    if (bad := owner[~(np.abs(start) <= _FARTHEST_PX).all(axis=1)]).size:  # not so of NaN either
+    if (bad := owner[~(np.abs(start) <= FARTHEST_PX).all(axis=1)]).size:  # not so of NaN either
         msg = (
             f"{where}: outline {outlines[bad[0]].number} has places that are no pixels, such as NaN or 1e30; remove it"
         )
@@ -306,7 +309,12 @@ def _spans(lines: _Lines, size: tuple[int, int], where: str) -> Iterator[tuple[n
         within = _ranges(counts[among])
         line = np.repeat(np.arange(among.start, among.stop), counts[among])
         row = rows[line, 0] + within
-        (ax, ay), (bx, by) = lines.start[line].T, lines.end[line].T
+        # From the upper to the lower end, whichever way it is walked, so that neighbours compute the same crossings.
+        is_upward = (lines.start[line, 1] > lines.end[line, 1])[:, None]
+        (ax, ay), (bx, by) = (
+            np.where(is_upward, *ends).T
+            for ends in ((lines.end[line], lines.start[line]), (lines.start[line], lines.end[line]))
+        )
         x = ax + (row + 0.5 - ay) * (bx - ax) / (by - ay)
         column = np.ceil(x - 0.5).clip(0, width).astype(np.int64)  # a centre on the line is at its right
         # Sorted, every second crossing of a row enters the outline and the next one leaves it.

@@ -1,7 +1,7 @@
 """COCO instances (cocodataset.org/#format-data): one JSON file with `images` and `annotations`, whatever their categories.
 
 Outlines are polygons, several for a nucleus in pieces, or run lengths, plain or compressed. A pixel belongs to a polygon whose
-inside holds its centre; see `core.polygons`. Annotations of crowds (`iscrowd`) outline no single nucleus and are left out. Where
+inside holds its centre; see `core.contours`. Annotations of crowds (`iscrowd`) outline no single nucleus and are left out. Where
 two nuclei claim a pixel, the first annotation keeps it. An image without annotations shows no nucleus; images in `unannotated/`
 beside the file are not annotated.
 
@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from nucstyle.core.contours import FARTHEST_PX, Outline, Ring, rasterise
 from nucstyle.core.errors import DatasetError, ImageError
-from nucstyle.core.polygons import pixels_inside
 from nucstyle.core.rle import Numbers, decode_counts, encode_counts, label_map, pack_counts, runs_of, unpack_counts
 from nucstyle.data.formats import UNANNOTATED, Written, fragments, ids_of, image_files
 from nucstyle.data.image_io import Array, write_pixels
@@ -33,8 +34,6 @@ CATALOGUE = "instances.json"
 _CATEGORIES = [{"id": 1, "name": "nucleus"}]
 _SIGNS = (b'"images"', b'"annotations"'), (b'"images"', b'"file_name"')
 """Keys that speak for the layout; a file that is cut off may have lost its last."""
-_FARTHEST_PX = 1e9
-"""Coordinates beyond are no pixels of any image."""
 
 
 class _Image(NamedTuple):
@@ -213,17 +212,31 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
     if entry.size not in (None, size):
         msg = f"{path}: {entry.file_name} is (height, width) {entry.size}, but {record.image} is {size}; give its own"
         raise ImageError(msg)
-    return label_map((_pixels(path, annotation, size) for annotation in entry.annotations), size)
+    drawn, outlines = _runs_and_outlines(path, entry.annotations, size)
+    runs, filled = label_map(drawn, size), rasterise(outlines, size, where=f"{path}: {entry.file_name}")
+    return torch.where((filled > 0) & ((runs == 0) | (filled < runs)), filled, runs)
 
 
-def _pixels(path: Path, annotation: Mapping[str, Any], size: tuple[int, int]) -> Numbers:
-    """The pixels of an annotation, counted column-major from 0."""
-    where = f"{path}: annotations[{annotation['number']}]"
-    outline = annotation.get("segmentation")
-    if isinstance(outline, dict):
-        return _run_pixels(where, outline, size)
+def _runs_and_outlines(
+    path: Path, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]
+) -> tuple[list[Numbers], list[Outline]]:
+    """For each annotation its pixels, none where it is made of polygons; and these, numbered as the annotations are, from 1."""
+    drawn: list[Numbers] = []
+    outlines: list[Outline] = []
+    for number, annotation in enumerate(annotations, start=1):
+        where = f"{path}: annotations[{annotation['number']}]"
+        outline = annotation.get("segmentation")
+        if isinstance(outline, dict):
+            drawn.append(_run_pixels(where, outline, size))
+        else:
+            drawn.append(np.zeros(0, np.int64))
+            outlines += [Outline(number, (ring,)) for ring in _rings(where, outline)]
+    return drawn, outlines
+
+
+def _rings(where: str, outline: object) -> list[Ring]:
     if isinstance(outline, list) and outline and all(_is_polygon(part) for part in outline):
-        return np.concatenate([pixels_inside(np.array(part, float).reshape(-1, 2), size) for part in outline])
+        return [np.array(part, float).reshape(-1, 2) for part in outline]
     msg = (
         f"{where}: the segmentation is neither run lengths nor a list of polygons [x, y, x, y, x, y, ...]; "
         "export outlines, not boxes"
@@ -250,7 +263,7 @@ def _is_polygon(part: object) -> bool:
         and len(part) >= 6
         and len(part) % 2 == 0
         and all(isinstance(value, int | float) and not isinstance(value, bool) for value in part)
-        and all(abs(value) < _FARTHEST_PX for value in part)  # NaN is not
+        and all(abs(value) < FARTHEST_PX for value in part)  # NaN is not
     )
 
 
