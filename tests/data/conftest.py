@@ -3,9 +3,13 @@
 import struct
 import zlib
 
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from nucstyle.core.errors import ImageError, InputError
+from nucstyle.core.protocols import Silent
 
 
 @pytest.fixture
@@ -57,6 +61,39 @@ def write_png_chunks():
         between = (chunk(*one) for one in extra)
         parts = (chunk(b"IHDR", header), *between, chunk(b"IDAT", pixels), chunk(b"IEND", b""))
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+        return path
+
+    return write
+
+
+class Steps(Silent):
+    """A progress that remembers what it is told, in `seen`."""
+
+    def __init__(self):
+        self.seen = []
+
+    def start(self, stage, total, unit):
+        self.seen.append((stage, total, unit))
+
+    def advance(self, done, values=None):
+        self.seen.append(done)
+
+
+@pytest.fixture
+def steps():
+    """A progress that remembers what it is told, in `seen`."""
+    return Steps()
+
+
+@pytest.fixture
+def save(tmp_path):
+    """`save("a.png", array)` writes an image, by itself of 2 rows and 3 columns, below the temporary folder."""
+
+    def write(name, array=None):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.zeros((2, 3), np.uint8) if array is None else array
+        tifffile.imwrite(path, pixels) if path.suffix in (".tif", ".tiff") else Image.fromarray(pixels).save(path)
         return path
 
     return write

@@ -480,17 +480,6 @@ def test_the_folder_gets_its_name_when_all_is_on_the_disk(pack, tmp_path, synced
     assert synced == ["sync", "rename"]
 
 
-def test_progress_counts_the_members(pack, tmp_path):
-    class Steps(Silent):
-        def __init__(self):
-            self.seen = []
-
-        def start(self, stage, total, unit):
-            self.seen.append((stage, total, unit))
-
-        def advance(self, done, values=None):
-            self.seen.append(done)
-
-    steps = Steps()
+def test_progress_counts_the_members(pack, tmp_path, steps):
     unpack(pack("tar.gz", FILES), tmp_path / "out", progress=steps)
     assert steps.seen == [("unpack archive.tar.gz", 4, "file"), 1, 2, 3, 4]

@@ -9,9 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
-import tifffile
 import torch
-from PIL import Image
 
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.data.dataset import load, open_dataset
@@ -22,20 +20,6 @@ from nucstyle.data.manifest import Record
 from nucstyle.data.pickled import read_pickled
 
 LABELS = np.array([[0, 1, 1], [2, 0, 1]], np.uint16)
-
-
-@pytest.fixture
-def save(tmp_path):
-    """`save("a.png", array)` writes an image below the temporary folder."""
-
-    def write(name, array=None):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.zeros((2, 3), np.uint8) if array is None else array
-        tifffile.imwrite(path, pixels) if path.suffix in (".tif", ".tiff") else Image.fromarray(pixels).save(path)
-        return path
-
-    return write
 
 
 def window_file(masks=LABELS):

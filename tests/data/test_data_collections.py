@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 from PIL import Image
 
@@ -13,20 +12,6 @@ from nucstyle.data.layouts import READABLE, recognise
 from nucstyle.data.manifest import read_manifest, write_manifest
 
 LABELS = np.array([[0, 1, 1], [2, 0, 1]], np.uint16)
-
-
-@pytest.fixture
-def save(tmp_path):
-    """`save("a.png", array)` writes an image of 2 rows and 3 columns below the temporary folder."""
-
-    def write(name, array=None):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.zeros((2, 3), np.uint8) if array is None else array
-        tifffile.imwrite(path, pixels) if path.suffix == ".tif" else Image.fromarray(pixels).save(path)
-        return path
-
-    return write
 
 
 def listed(path):

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from nucstyle.core.errors import DatasetError, ImageError
-from nucstyle.core.protocols import Silent
 from nucstyle.data.dataset import Dataset, load, open_dataset, require_labels
 from nucstyle.data.layouts import READABLE
 from nucstyle.data.manifest import write_manifest
@@ -38,17 +37,6 @@ def assert_same(one, other):
     assert torch.equal(one.image, other.image)
     assert torch.equal(one.labels, other.labels)
     assert (one.id, one.modality, one.source, one.history) == (other.id, other.modality, other.source, other.history)
-
-
-class Steps(Silent):
-    def __init__(self):
-        self.seen = []
-
-    def start(self, stage, total, unit):
-        self.seen.append((stage, total, unit))
-
-    def advance(self, done, values=None):
-        self.seen.append(done)
 
 
 # Opening
@@ -216,13 +204,12 @@ def test_a_purpose_that_needs_masks_refuses_an_image_without(write_pairs, refusa
     )
 
 
-def test_reading_everything_names_the_first_image_that_cannot_be_used(write_pairs, refusal):
+def test_reading_everything_names_the_first_image_that_cannot_be_used(write_pairs, refusal, steps):
     folder = write_pairs()
-    progress = Steps()
-    open_dataset(folder).read_all(progress)
-    assert progress.seen == [("read images", 8, "image"), *range(1, 9)]
+    open_dataset(folder).read_all(steps)
+    assert steps.seen == [("read images", 8, "image"), *range(1, 9)]
     (folder / "images/field-3.png").write_bytes(b"<html>")
-    assert str(folder / "images/field-3.png") in refusal(ImageError, open_dataset(folder).read_all, Steps())
+    assert str(folder / "images/field-3.png") in refusal(ImageError, open_dataset(folder).read_all, steps)
 
 
 # Keeping

@@ -8,13 +8,23 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def naive():
+def reference():
+    """`reference(name)` gives a module of tests/reference."""
+
+    def load(name):
+        path = Path(__file__).parents[1] / "reference" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def naive(reference):
     """The slow scores of tests/reference."""
-    path = Path(__file__).parents[1] / "reference" / "naive_metrics.py"
-    spec = importlib.util.spec_from_file_location("naive_metrics", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return reference("naive_metrics")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """Paired differences with intervals: known answers, and a naive loop."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,13 +11,9 @@ ALONE = dict.fromkeys(IMAGES)
 
 
 @pytest.fixture(scope="module")
-def naive():
+def naive(reference):
     """The slow interval of tests/reference."""
-    path = Path(__file__).parents[1] / "reference" / "naive_intervals.py"
-    spec = importlib.util.spec_from_file_location("naive_intervals", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return reference("naive_intervals")
 
 
 def scores(values):

@@ -152,7 +152,7 @@ def _opened(archive: Path, most: int, allowed: int) -> Iterator[Sequence[_Member
         if head.startswith(_ZIP_STARTS):
             with _faults_named(archive):
                 file = zipfile.ZipFile(stream)
-                _check_count(stream, file)
+                check_count(stream, file)
             yield _zip_members(file, archive, most)
         elif head.startswith(_GZIP_START):
             with gzip.open(stream) as unzipped:
@@ -190,7 +190,7 @@ def _zip_members(file: zipfile.ZipFile, archive: Path, most: int) -> list[_Membe
     ]
 
 
-def _check_count(stream: BinaryIO, file: zipfile.ZipFile) -> None:
+def check_count(stream: BinaryIO, file: zipfile.ZipFile) -> None:
     """Compare the number of files with what the end of a zip says: one wrong length in the list hides those behind it.
 
     The number lies in the record at the end (section 4.3.16 of the description of zip by PKWARE) or, above 65,534 files, in

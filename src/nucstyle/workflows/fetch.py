@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from nucstyle.data.fetch import (
     record_of,
     write_records,
 )
+from nucstyle.data.formats.rle import read_table
 from nucstyle.data.image_io import looks_like
 from nucstyle.data.layouts import index_as, recognise
 from nucstyle.data.manifest import Record, write_manifest
@@ -251,14 +250,10 @@ def counted_ids(path: Path, where: str) -> set[str]:
         DatasetError: Not such a table, or no row in it counts.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        ids = {
-            row["ImageId"] for row in rows if "EncodedPixels" in row and (row.get("Usage") or "").lower() != "ignored"
-        }
-    except (UnicodeDecodeError, csv.Error, KeyError):
+        ids = set(read_table(path).lines)
+    except DatasetError:  # which names a line; of a page of a web server, its first bytes tell more
         ids = set()
-    if not ids or not all(ids):
+    if not ids:
         with path.open("rb") as file:
             head = file.read(_SHOWN_BYTES)
         raise DatasetError(_not_this(path, where, "a table of ImageId and EncodedPixels", head))

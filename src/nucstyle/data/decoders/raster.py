@@ -38,7 +38,6 @@ _MODES = ("1", "L", "LA", "RGB", "RGBA", "I;16", "I", "F")
 _PNG_DEPTH, _PNG_COLOUR = 24, 25
 """The bytes of a PNG that hold the bits of one channel, and the kind of its colours."""
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_PNG_HEADER = 33
 _MOST_DEFLATED = 1032
 """So many times smaller deflate makes bytes at best (zlib.net/zlib_tech.html)."""
 _ORIENTATION = 274

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from nucstyle.data.image_io import Array, is_image_name
+from nucstyle.data.image_io import Array, is_image_name, write_pixels
 
 SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """Names of folders that say which part their images belong to."""
@@ -91,3 +91,10 @@ class NucleiWriter(Protocol):
         Returns:
             The file, and what is lost in it as in `Written.losses`.
         """
+
+
+def write_with(write_nuclei: NucleiWriter, folder: Path, name: str, pixels: Array, labels: Tensor | None) -> Written:
+    """Write an image to `images/` and, where it is annotated, its nuclei to a file of their own; arguments as `Writer`."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    image = write_pixels(folder / "images" / name, pixels)
+    return Written(image) if labels is None else Written(image, *write_nuclei(folder, name, labels))

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from nucstyle.core.contours import Outline, Ring, rasterise, trace
 from nucstyle.core.errors import ImageError
-from nucstyle.data.formats import Written, beside
-from nucstyle.data.image_io import Array, write_pixels
+from nucstyle.data.formats import Written, beside, write_with
+from nucstyle.data.image_io import Array
 from nucstyle.data.manifest import Record
 
 FOLDER, SUFFIX = "geojson", ".geojson"
@@ -46,9 +46,7 @@ def index(folder: Path) -> list[Record]:
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
     """Write an image and its outlines; arguments and result as `formats.Writer`. The layout knows no parts."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    image = write_pixels(folder / "images" / name, pixels)
-    return Written(image, None if labels is None else write_nuclei(folder, name, labels)[0])
+    return write_with(write_nuclei, folder, name, pixels, labels)
 
 
 def write_nuclei(

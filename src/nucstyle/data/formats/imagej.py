@@ -7,8 +7,6 @@ nucleus in pieces becomes several ROIs; both are counted.
 
 from __future__ import annotations
 
-import os
-import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,8 +19,9 @@ from torch import Tensor
 
 from nucstyle.core.contours import Outline, Ring, rasterise, trace
 from nucstyle.core.errors import ImageError, Interrupted
-from nucstyle.data.formats import Written, beside
-from nucstyle.data.image_io import Array, write_pixels
+from nucstyle.data.archives import check_count
+from nucstyle.data.formats import Written, beside, write_with
+from nucstyle.data.image_io import Array
 from nucstyle.data.manifest import Record
 
 FOLDER, ENDING = "rois", "_rois.zip"
@@ -36,8 +35,6 @@ _MOST_RATIO, _SMALL_BYTES = 100, 1 << 20
 """A set of ROIs is a few times smaller when packed; what unpacks to more than this is a bomb, unless it is small anyway."""
 _POLYGONS = (ROI_TYPE.POLYGON, ROI_TYPE.FREEHAND, ROI_TYPE.TRACED)
 _SUBTYPES = (ROI_SUBTYPE.UNDEFINED, ROI_SUBTYPE.ELLIPSE, ROI_SUBTYPE.ROTATED_RECT)
-_END_BYTES, _END_COUNT = 22, 10
-"""Size of the last record of a zip archive, and the place in it of the number of members."""
 _TYPE = 6
 """The byte of a ROI that holds its type."""
 
@@ -58,11 +55,7 @@ def index(folder: Path) -> list[Record]:
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
     """Write an image and its ROIs; arguments and result as `formats.Writer`. The layout knows no parts."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    image = write_pixels(folder / "images" / name, pixels)
-    if labels is None:
-        return Written(image)
-    return Written(image, *write_nuclei(folder, name, labels))
+    return write_with(write_nuclei, folder, name, pixels, labels)
 
 
 def write_nuclei(
@@ -177,8 +170,8 @@ def _unpack(path: Path) -> dict[str, bytes]:
     Raises:
         _UnusableError: It holds anything else, or unpacks to far more than its size.
     """
-    with zipfile.ZipFile(path) as archive:
-        _check_count(archive, path)
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        check_count(file, archive)
         members = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
         total, packed = sum(one.file_size for one in members), path.stat().st_size
         if total > max(_SMALL_BYTES, _MOST_RATIO * packed):
@@ -193,21 +186,6 @@ def _unpack(path: Path) -> dict[str, bytes]:
             with archive.open(member) as stream:  # never more than its size, whatever follows
                 files[member.filename] = stream.read(member.file_size)
         return files
-
-
-def _check_count(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse an archive of which Python lists fewer members than it says: a damaged length makes one swallow the next.
-
-    Raises:
-        _UnusableError: It is damaged.
-    """
-    with path.open("rb") as file:
-        file.seek(-_END_BYTES - len(archive.comment), os.SEEK_END)
-        (said,) = struct.unpack_from("<H", file.read(_END_BYTES), _END_COUNT)
-    listed = len(archive.infolist())
-    if said not in (listed, 0xFFFF):  # which stands for as many and more
-        msg = f"says that it holds {said} files and lists {listed}; it is damaged, save the ROIs again"
-        raise _UnusableError(msg)
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:

@@ -7,10 +7,10 @@ part of a distant one; it is read where the other is missing, and that is said.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from nucstyle.core.errors import DatasetError
-from nucstyle.data.formats import ids_of, image_files
+from nucstyle.data.formats import ids_of, pairs
 from nucstyle.data.manifest import Record
 
 _IMAGES = "tissue images"
@@ -40,22 +40,9 @@ def index(folder: Path) -> list[Record]:
     """List the images, sorted by id, each with the label image of its name.
 
     Raises:
-        DatasetError: Labels of no image.
+        DatasetError: As `pairs.matched`, of each organ.
     """
-    found = [pair for organ in _organs(folder) for pair in _pairs(organ)]
-    ids = ids_of([image for image, _ in found], folder)
-    records = [Record(id=name, image=image, labels=labels) for name, (image, labels) in zip(ids, found, strict=True)]
-    return sorted(records, key=lambda record: record.id)
-
-
-def _pairs(organ: Path) -> list[tuple[Path, Path | None]]:
-    images, place = image_files(organ / _IMAGES), _label_folder(organ)
-    labels = {file.stem: file for file in image_files(place)} if place else {}
-    lonely = sorted(labels.keys() - {image.stem for image in images})
-    if lonely:
-        msg = (
-            f"{labels[lonely[0]]}: no image of that name in {organ / _IMAGES} ({len(lonely)} such label files); "
-            "unpack all images"
-        )
-        raise DatasetError(msg)
-    return [(image, labels.get(image.stem)) for image in images]
+    found = [record for organ in _organs(folder) for record in pairs.matched(organ / _IMAGES, _label_folder(organ))]
+    ids = ids_of([record.image for record in found], folder)
+    named = [replace(record, id=name) for name, record in zip(ids, found, strict=True)]
+    return sorted(named, key=lambda record: record.id)

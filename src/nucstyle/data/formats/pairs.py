@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError
-from nucstyle.data.formats import Written, image_files
-from nucstyle.data.image_io import Array, write_labels, write_pixels
+from nucstyle.data.formats import Written, image_files, write_with
+from nucstyle.data.image_io import Array, write_labels
 from nucstyle.data.manifest import Record
 
 _LABEL_FOLDERS = ("labels", "masks")
@@ -44,17 +44,25 @@ def index(folder: Path) -> list[Record]:
     """
     if not (folder / "images").is_dir():
         return index_files(image_files(folder))
-    images = _by_stem(image_files(folder / "images"))
     label_folders = [folder / name for name in _LABEL_FOLDERS if (folder / name).is_dir()]
     if len(label_folders) > 1:
         msg = f"{folder}: holds both labels/ and masks/; keep the one that counts"
         raise DatasetError(msg)
-    labels = _by_stem(image_files(label_folders[0])) if label_folders else {}
-    lonely = sorted(labels.keys() - images.keys())
+    return matched(folder / "images", label_folders[0] if label_folders else None)
+
+
+def matched(images: Path, labels: Path | None) -> list[Record]:
+    """The images of a folder, each with the label image of its name in another.
+
+    Raises:
+        DatasetError: Doubled names, or a label image that belongs to no image.
+    """
+    known, found = _by_stem(image_files(images)), _by_stem(image_files(labels)) if labels else {}
+    lonely = sorted(found.keys() - known.keys())
     if lonely:
-        msg = f"{labels[lonely[0]]}: no image of that name in {folder / 'images'} ({len(lonely)} such label files)"
+        msg = f"{found[lonely[0]]}: no image of that name in {images} ({len(lonely)} such label files)"
         raise DatasetError(msg)
-    return [Record(id=stem, image=image, labels=labels.get(stem)) for stem, image in images.items()]
+    return [Record(id=stem, image=image, labels=found.get(stem)) for stem, image in known.items()]
 
 
 def index_files(files: Iterable[Path]) -> list[Record]:
@@ -64,9 +72,7 @@ def index_files(files: Iterable[Path]) -> list[Record]:
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
     """Write an image and its labels; arguments and result as `formats.Writer`. The layout knows no parts."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    image = write_pixels(folder / "images" / name, pixels)
-    return Written(image, None if labels is None else write_nuclei(folder, name, labels)[0])
+    return write_with(write_nuclei, folder, name, pixels, labels)
 
 
 def write_nuclei(
