@@ -535,6 +535,10 @@ def compare(
     ] = True,
     device: Device = "auto",
     format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -571,6 +575,7 @@ def compare(
                 keep_weights=keep_weights,
                 device=device,
                 format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
                 resume=resume,
                 overwrite=overwrite,
             )

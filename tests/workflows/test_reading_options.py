@@ -55,7 +55,11 @@ VERBS = {
     "train-segmenter": ("stacks", "--out", "run"),
     "predict": ("stacks", "--out", "run"),
     "evaluate": ("stacks", "stacks"),
+    "convert": ("stacks", "run", "--to", "pairs"),
+    "compare": ("stacks", "--out", "run", "--arms", "none"),
 }
+WITHOUT_RANGE = ("evaluate", "convert")
+"""What looks at labels alone, or hands pixels on as they are."""
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -69,7 +73,7 @@ def test_every_verb_that_reads_images_hands_on_what_is_said_of_them(run_verb, mo
 
     monkeypatch.setattr(module, "open_dataset", opened)
     options = {"--max-pixels": 99, "--page": 2}
-    options |= {} if verb == "evaluate" else {"--range": "-5,2550.5"}
+    options |= {} if verb in WITHOUT_RANGE else {"--range": "-5,2550.5"}
     flags = [] if verb == "translate" else ["--connected-components"]
     given = [part for option in options.items() for part in option]
     refused(run_verb(verb, *VERBS[verb], *given, *flags), "seen")
@@ -77,7 +81,7 @@ def test_every_verb_that_reads_images_hands_on_what_is_said_of_them(run_verb, mo
         ReadOptions(
             max_pixels=99,
             page=2,
-            value_range=None if verb == "evaluate" else (-5, 2550.5),
+            value_range=None if verb in WITHOUT_RANGE else (-5, 2550.5),
             connected_components=verb != "translate",
         )
     ]

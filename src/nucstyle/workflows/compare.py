@@ -14,6 +14,7 @@ from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset
+from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.ledger import seen_in_making
 from nucstyle.data.manifest import check_file_names
 from nucstyle.data.run_folder import RunFolder, check_target, first_difference, read_config
@@ -79,6 +80,7 @@ def compare(
     keep_weights: bool = True,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
+    reading: ReadOptions = DEFAULT,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -106,6 +108,7 @@ def compare(
         keep_weights: Whether weights stay once a cell is scored; checkpoints do not.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
+        reading: How files are read where they leave it open, those of `test` as well.
         resume: Go on in `out`; finished cells are not trained again.
         overwrite: Replace a comparison in `out`.
 
@@ -122,9 +125,9 @@ def compare(
     _check_options(arms, protocol, annotated, on, tta, style)
     settled = segmenter_recipe(recipe, overrides)
     settled, source = settle_trunk(settled, trunk, start=None, run=folder if resume else None, progress=progress)
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, reading=reading)
     check_file_names(dataset.records)
-    other = _other_images(test, dataset)
+    other = _other_images(test, dataset, reading)
     given = [Path(one) for one in (style, judge, trunk, test) if one is not None and Path(one).exists()]
     inputs = [Path(data), Path(recipe), *given, *dataset.files, *(other.files if other is not None else ())]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
@@ -218,7 +221,7 @@ def _check_options(
         raise OptionError(msg)
 
 
-def _other_images(test: Path | str | None, dataset: Dataset) -> Dataset | None:
+def _other_images(test: Path | str | None, dataset: Dataset, reading: ReadOptions) -> Dataset | None:
     """The annotated images of `--test`; images that nobody annotated, such as those that DSB 2018 ignores, are left out.
 
     Raises:
@@ -226,7 +229,7 @@ def _other_images(test: Path | str | None, dataset: Dataset) -> Dataset | None:
     """
     if test is None:
         return None
-    other = open_dataset(test).annotated()
+    other = open_dataset(test, reading=reading).annotated()
     check_file_names(other.records)
     if not len(other):
         msg = f"{test}: no annotated image in it, so --test has nothing to score; use predict"
