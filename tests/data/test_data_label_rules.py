@@ -347,3 +347,15 @@ def test_too_large_a_mask_in_a_folder_is_refused(tmp_path, refusal):
         Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "x" / part / "1.png")
     dataset = open_dataset(tmp_path, reading=ReadOptions(max_pixels=200))
     assert "masks/1.png: 240 pixels" in refusal(ImageError, dataset.__getitem__, 0)
+
+
+def test_the_specks_that_a_network_finds_at_first_are_labels(tmp_path):
+    """Numbered without gaps, each in one place, however small and close; with a gap between all, they are taken for greys."""
+    labels = np.zeros((12, 40), np.uint16)
+    labels[4:6, 4:36:2] = np.arange(1, 33).reshape(2, 16)
+    labels[4:6, 5:37:2] = labels[4:6, 4:36:2]
+    tifffile.imwrite(tmp_path / "found.tif", labels)
+    assert torch.equal(read_labels(tmp_path / "found.tif"), torch.from_numpy(labels.astype(np.int32)))
+    tifffile.imwrite(tmp_path / "greys.tif", labels * 7)
+    with pytest.raises(ImageError, match="looks anti-aliased"):
+        read_labels(tmp_path / "greys.tif")
