@@ -88,6 +88,26 @@ def demo(
 
 
 @app.command()
+def check(
+    data: Data,
+    out: OptionalOut = None,
+    format_: Format = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Look through a data set: what it is, and everything that is wrong with it."""
+    with _verb() as progress:
+        from nucstyle.workflows import check as workflow
+
+        with progress:
+            checkup = workflow.check(data, out, progress=progress, format=format_, overwrite=overwrite)
+        for line in workflow.describe(data, checkup):
+            print(_one_line(line))
+        if out is not None:
+            print(f"report: {out / 'report.html'}")
+        workflow.refuse_errors(data, checkup)
+
+
+@app.command()
 def discover(
     data: Data,
     out: Out,

@@ -50,19 +50,27 @@ def read_nuclei(record: Record, size: tuple[int, int]) -> Tensor | None:
     Raises:
         ImageError: The labels cannot be read, or are of another size.
     """
-    path = record.labels
-    if path is None:
-        return None
-    if path.is_dir():
-        labels = dsb2018.read_mask_folder(path)
-    elif reader := _READERS.get(path.suffix.lower()):
-        labels = reader(path, record, size)
-    else:
-        labels = components(read_labels(path)) if record.components else read_labels(path)
-    if tuple(labels.shape) != size:
+    labels = nuclei_as_stored(record, size)
+    if labels is not None and tuple(labels.shape) != size:
         msg = (
-            f"{path}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
+            f"{record.labels}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
             f"{record.image} is {size[0]} x {size[1]}; give the labels of this image"
         )
         raise ImageError(msg)
     return labels
+
+
+def nuclei_as_stored(record: Record, size: tuple[int, int]) -> Tensor | None:
+    """As `read_nuclei`, but of whatever size the file has.
+
+    Raises:
+        ImageError: The labels cannot be read.
+    """
+    path = record.labels
+    if path is None:
+        return None
+    if path.is_dir():
+        return dsb2018.read_mask_folder(path)
+    if reader := _READERS.get(path.suffix.lower()):
+        return reader(path, record, size)
+    return components(read_labels(path)) if record.components else read_labels(path)

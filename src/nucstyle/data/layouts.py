@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nucstyle.core.errors import DatasetError, OptionError
 from nucstyle.data.formats import Writer, cellpose, dsb2018, nnunet, pairs, stardist
-from nucstyle.data.manifest import Record
+from nucstyle.data.manifest import Misfit, Record
 
 MANIFEST = "manifest"
 """The layout that is a `manifest.csv`, which says everything itself."""
@@ -22,6 +22,8 @@ class Reading:
     """What in a folder or file speaks for this layout, in words; None = nothing."""
     index: Callable[[Path], list[Record]]
     """Lists the images; reads names, and of files that describe many images their contents, but no pixels."""
+    survey: Callable[[Path], tuple[list[Record], list[Misfit]]] | None = None
+    """The same for the doctor: what can be listed, and everything that does not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,8 @@ class Writing:
 
 # The order is that of recognition: from what is told by many signs to what is told by few.
 _READINGS: Mapping[str, Reading] = {
-    "dsb2018": Reading(evidence=dsb2018.evidence, index=dsb2018.index),
-    "pairs": Reading(evidence=pairs.evidence, index=pairs.index),
+    "dsb2018": Reading(evidence=dsb2018.evidence, index=dsb2018.index, survey=dsb2018.survey),
+    "pairs": Reading(evidence=pairs.evidence, index=pairs.index, survey=pairs.survey),
 }
 _WRITINGS: Mapping[str, Writing] = {
     "pairs": Writing(write=pairs.write),
@@ -66,6 +68,17 @@ def index_as(name: str, path: Path) -> list[Record]:
         DatasetError: It is not of this layout, or its parts do not fit each other.
     """
     return _READINGS[name].index(path)
+
+
+def survey_as(name: str, path: Path) -> tuple[list[Record], list[Misfit]]:
+    """What can be listed of a folder or file that is of a layout other than a manifest, and what does not fit."""
+    reading = _READINGS[name]
+    if reading.survey is not None:
+        return reading.survey(path)
+    try:
+        return reading.index(path), []
+    except DatasetError as error:
+        return [], [Misfit("layout", (path,), str(error))]
 
 
 def recognise(path: Path) -> tuple[str, str] | None:

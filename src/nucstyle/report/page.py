@@ -22,6 +22,7 @@ _TITLES = {
     "cell": "Training of a segmenter",
     "predict": "Nuclei found",
     "evaluate": "Scores of predictions",
+    "check": "A data set, looked through",
 }
 _SECTIONS: dict[str, Callable[[Path], Section]] = {
     "discover": sections.discover,
@@ -33,6 +34,7 @@ _SECTIONS: dict[str, Callable[[Path], Section]] = {
     "cell": sections.train_segmenter,
     "predict": sections.predict,
     "evaluate": sections.evaluate,
+    "check": sections.check,
 }
 
 

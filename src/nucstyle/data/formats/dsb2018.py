@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.core.errors import ImageError
 from nucstyle.data.formats import Written
 from nucstyle.data.image_io import IMAGE_SUFFIXES, Array, read_mask, write_pixels
-from nucstyle.data.manifest import Record
+from nucstyle.data.manifest import Misfit, Record, listed
 
 
 def evidence(path: Path) -> str | None:
@@ -28,15 +28,21 @@ def index(folder: Path) -> list[Record]:
     Raises:
         DatasetError: A sub-folder holds no image or several.
     """
-    records = []
+    return listed(survey(folder))
+
+
+def survey(folder: Path) -> tuple[list[Record], list[Misfit]]:
+    """List the images as `index` does, and the sub-folders that hold no image or several."""
+    records, misfits = [], []
     for entry in sorted(entry for entry in folder.iterdir() if (entry / "images").is_dir()):
         images = sorted(file for file in (entry / "images").iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if len(images) != 1:
             msg = f"{entry / 'images'}: holds {len(images)} images, the DSB-2018 layout has exactly one"
-            raise DatasetError(msg)
+            misfits.append(Misfit("layout", (entry / "images",), msg))
+            continue
         masks = entry / "masks"
         records.append(Record(id=entry.name, image=images[0], labels=masks if masks.is_dir() else None))
-    return records
+    return records, misfits
 
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
@@ -56,6 +62,19 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
     return Written(image, place / "masks")
 
 
+def mask_files(folder: Path) -> list[Path]:
+    """The masks in a folder, in the order that gives them their numbers.
+
+    Raises:
+        ImageError: There is none.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
+        raise ImageError(msg)
+    return files
+
+
 def read_mask_folder(folder: Path) -> Tensor:
     """Merge a folder of binary masks into one label map.
 
@@ -68,10 +87,7 @@ def read_mask_folder(folder: Path) -> Tensor:
     Raises:
         ImageError: No mask in the folder, masks of different sizes, or more than the size of int32.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
-        raise ImageError(msg)
+    files = mask_files(folder)
     first = read_mask(files[0])
     labels = torch.zeros(first.shape, dtype=torch.int32)
     for number, file in enumerate(files, start=1):
