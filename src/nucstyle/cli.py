@@ -122,6 +122,14 @@ def discover(
         Path | None,
         typer.Option("--from", metavar="MANIFEST", help="Keep the modalities that this edited manifest names."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="SHARES",
+            help="Divide undivided images: shares of train,validation,test, such as 0.7,0.15,0.15; whole fields of view.",
+        ),
+    ] = None,
     clahe: Annotated[bool, typer.Option("--clahe", help="Enhance the contrast of dark images first.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -137,7 +145,9 @@ def discover(
     with _verb() as progress:
         from nucstyle.workflows import discover as workflow
 
-        config = workflow.discover_config(k=k, features=features, clahe=clahe, overrides=set_ or [], seed=seed)
+        config = workflow.discover_config(
+            k=k, features=features, clahe=clahe, overrides=set_ or [], seed=seed, split=split
+        )
         with progress:
             workflow.discover(
                 data,
