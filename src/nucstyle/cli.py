@@ -138,6 +138,37 @@ def fetch(
 
 
 @app.command()
+def check(
+    data: Data,
+    out: OptionalOut = None,
+    format_: Format = None,
+    max_pixels: MaxPixels = None,
+    range_: ValueRange = None,
+    page: Page = None,
+    pieces: Pieces = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Look through a data set: what it is, and everything that is wrong with it."""
+    with _verb() as progress:
+        from nucstyle.workflows import check as workflow
+
+        with progress:
+            checkup = workflow.check(
+                data,
+                out,
+                progress=progress,
+                format=format_,
+                reading=_reading(max_pixels, range_, page, pieces),
+                overwrite=overwrite,
+            )
+        for line in workflow.describe(data, checkup):
+            print(_one_line(line))
+        if out is not None:
+            print(f"report: {out / 'report.html'}")
+        workflow.refuse_errors(data, checkup)
+
+
+@app.command()
 def discover(
     data: Data,
     out: Out,
@@ -151,6 +182,14 @@ def discover(
     from_: Annotated[
         Path | None,
         typer.Option("--from", metavar="MANIFEST", help="Keep the modalities that this edited manifest names."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="SHARES",
+            help="Divide undivided images: shares of train,validation,test, such as 0.7,0.15,0.15; whole fields of view.",
+        ),
     ] = None,
     clahe: Annotated[bool, typer.Option("--clahe", help="Enhance the contrast of dark images first.")] = False,
     set_: Annotated[
@@ -171,7 +210,9 @@ def discover(
     with _verb() as progress:
         from nucstyle.workflows import discover as workflow
 
-        config = workflow.discover_config(k=k, features=features, clahe=clahe, overrides=set_ or [], seed=seed)
+        config = workflow.discover_config(
+            k=k, features=features, clahe=clahe, overrides=set_ or [], seed=seed, split=split
+        )
         with progress:
             workflow.discover(
                 data,

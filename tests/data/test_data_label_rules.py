@@ -15,6 +15,7 @@ from nucstyle.core.labels import count
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import ReadOptions
 from nucstyle.data.image_io import read_labels
+from nucstyle.data.label_rules import MaskError, SmoothedError
 from nucstyle.data.manifest import read_manifest, write_manifest
 from nucstyle.metrics.dsb import dsb_score
 
@@ -116,7 +117,7 @@ def test_a_mask_of_several_pieces_is_refused_with_the_remedy(save, refusal, labe
     array = np.zeros((40, 40), np.uint8 if top == 255 else np.uint16)
     array[::14, ::14] = top
     array[1::14, 1::14] = top  # touches at a corner: the same piece
-    message = refusal(ImageError, read_labels, save(array))
+    message = refusal(MaskError, read_labels, save(array))
     assert f"has no numbers but 0 and {top}, in {pieces} pieces, but every nucleus needs a number of its own" in message
     assert "use --connected-components if each connected piece is a nucleus" in message
     assert torch.equal(read_labels(save(array), may_be_mask=True) > 0, torch.from_numpy(array > 0))
@@ -126,7 +127,7 @@ def test_a_mask_of_several_pieces_is_refused_with_the_remedy(save, refusal, labe
 def test_a_mask_of_bits_is_refused_with_the_remedy(save, tmp_path, refusal, labels, suffix):
     path = tmp_path / f"a{suffix}"
     Image.fromarray(labels > 0).save(path) if suffix == ".png" else save(labels > 0, suffix)
-    message = refusal(ImageError, read_labels, path)
+    message = refusal(MaskError, read_labels, path)
     assert "says of each pixel only whether it is of a nucleus" in message
     assert "--connected-components" in message
     assert torch.equal(read_labels(path, may_be_mask=True), torch.from_numpy(labels > 0).int())
@@ -166,7 +167,7 @@ def write_mask_data(folder, field, *, names=("a", "b")):
 
 def test_the_pieces_of_masks_are_nuclei_where_that_is_asked_for(tmp_path, field, refusal):
     truth = write_mask_data(tmp_path / "data", field)
-    assert "--connected-components" in refusal(ImageError, open_dataset(tmp_path / "data").__getitem__, 0)
+    assert "--connected-components" in refusal(MaskError, open_dataset(tmp_path / "data").__getitem__, 0)
     dataset = open_dataset(tmp_path / "data", reading=PIECES)
     for sample in dataset:
         assert torch.equal(sample.labels > 0, torch.from_numpy(truth[sample.id] > 0))
@@ -215,7 +216,7 @@ def test_masks_that_were_smoothed_or_once_were_jpeg_are_refused(tmp_path, field,
     mask = (field(3, nuclei=nuclei)[1] > 0).astype(np.uint8) * 255
     Image.fromarray(smoothed(mask, how)).save(tmp_path / "a.png")
     for may_be_mask in (False, True):
-        message = refusal(ImageError, read_labels, tmp_path / "a.png", may_be_mask=may_be_mask)
+        message = refusal(SmoothedError, read_labels, tmp_path / "a.png", may_be_mask=may_be_mask)
         assert "looks anti-aliased" in message
 
 
@@ -224,7 +225,7 @@ def test_labels_that_were_resized_with_smoothing_are_refused(tmp_path, refusal, 
     height, width = labels.shape
     small = Image.fromarray(labels).resize((width // 2, height // 2), Image.Resampling.BILINEAR)
     tifffile.imwrite(tmp_path / "a.tif", np.rint(np.array(small)).astype(np.uint16))
-    assert "looks anti-aliased" in refusal(ImageError, read_labels, tmp_path / "a.tif")
+    assert "looks anti-aliased" in refusal(SmoothedError, read_labels, tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("top", [255, 2**31 - 1])
@@ -357,5 +358,5 @@ def test_the_specks_that_a_network_finds_at_first_are_labels(tmp_path):
     tifffile.imwrite(tmp_path / "found.tif", labels)
     assert torch.equal(read_labels(tmp_path / "found.tif"), torch.from_numpy(labels.astype(np.int32)))
     tifffile.imwrite(tmp_path / "greys.tif", labels * 7)
-    with pytest.raises(ImageError, match="looks anti-aliased"):
+    with pytest.raises(SmoothedError, match="looks anti-aliased"):
         read_labels(tmp_path / "greys.tif")

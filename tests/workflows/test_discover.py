@@ -443,3 +443,60 @@ def test_fifty_thousand_images_are_divided_in_seconds(monkeypatch, tmp_path):
     assert time.perf_counter() - started < 60
     assert adjusted_rand_score([record.modality for record in found.records], groups) > 0.99
     assert np.mean([one.is_new for one in found.recognised]) < 0.05
+
+
+# Division into parts
+
+
+def write_tiles(folder, field):
+    """Twelve fluorescence fields and eight stained ones, the first field of each cut in two tiles."""
+    (folder / "images").mkdir(parents=True)
+    for number in range(20):
+        image, _ = field(number, stained=number >= 12, size=(96, 224 if number in (0, 12) else 112), nuclei=60)
+        for place in range(image.shape[1] // 112):
+            part = image[:, 112 * place : 112 * (place + 1)]
+            Image.fromarray(part).save(folder / "images" / f"{number:02d}-{place}.png")
+
+
+def test_split_divides_every_modality_and_keeps_tiles_together(run_verb, tmp_path, field):
+    write_tiles(tmp_path / "data", field)
+    result = run_verb("discover", "data", "--out", "found", "--k", 2, "--split", "0.6,0.2,0.2")
+    assert result.exit_code == 0, result.output
+    rows = {row["id"]: row for row in rows_of(tmp_path / "found" / "manifest.csv")}
+    for first in ("00-0", "12-0"):
+        tiles = [rows[first], rows[first[:3] + "1"]]
+        assert {row["field_of_view"] for row in tiles} == {first}
+        assert len({row["split"] for row in tiles}) == 1
+    assert {row["field_of_view"] for row in rows.values()} == {"00-0", "12-0", ""}
+    for modality in set(modalities_of(tmp_path / "found").values()):
+        assert {row["split"] for row in rows.values() if row["modality"] == modality} == {"train", "validation", "test"}
+    assert "fields of view of several images: 2, 4 images in all" in result.stderr
+
+
+def test_modalities_are_fitted_to_the_part_train_that_split_made(run_verb, tmp_path, field):
+    write_tiles(tmp_path / "data", field)
+    assert run_verb("discover", "data", "--out", "found", "--k", 2, "--split", "0.6,0.4").exit_code == 0
+    model = json.loads((tmp_path / "found" / "modality.json").read_text())
+    train = sum(row["split"] == "train" for row in rows_of(tmp_path / "found" / "manifest.csv"))
+    assert sum(one["n_images"] for one in model["modalities"]) == train < 22
+
+
+def test_images_that_have_a_part_keep_it(run_verb, tmp_path, field, write_pairs):
+    folder = write_pairs("data")
+    lines = ["id,image,labels,modality,split,field_of_view"]
+    lines += [f"{n},images/field-{n}.png,,,{'test' if n == 0 else ''}," for n in range(8)]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    result = run_verb("discover", "data", "--out", "found", "--k", 2, "--split", "0.5,0.5")
+    assert result.exit_code == 0, result.output
+    parts = [row["split"] for row in rows_of(tmp_path / "found" / "manifest.csv")]
+    assert parts[0] == "test"
+    assert set(parts[1:]) == {"train", "validation"}
+    assert "1 of 8 images had a part and keep it" in result.stderr
+
+
+@pytest.mark.parametrize("shares", ["0.7", "0.7,0.2", "a,b", "0,0.5,0.5", "1.2,-0.2", "nan,1", "0.4,0.2,0.2,0.2", ""])
+def test_shares_that_make_no_sense_are_refused(run_verb, write_pairs, shares):
+    write_pairs("data")
+    result = run_verb("discover", "data", "--out", "found", "--split", shares)
+    assert result.exit_code == 2
+    assert "for example 0.7,0.15,0.15" in result.stderr

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +19,8 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import pairs
 from nucstyle.data.image_io import read_image
 from nucstyle.data.label_files import read_nuclei
-from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, index_as, recognise
-from nucstyle.data.manifest import Record, check_unique, read_manifest
+from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, recognise, survey_as
+from nucstyle.data.manifest import Misfit, Record, check_unique, listed, survey_manifest
 from nucstyle.data.splits import with_known_split
 
 
@@ -178,9 +178,8 @@ def open_dataset(
         DatasetError: Nothing there, no image in it, or parts that do not fit each other.
     """
     path = Path(data)
-    if format is not None:
-        check_readable(format)
-    records = _index(path, format)
+    listing = list_images(path, format)
+    records = listed((listing.records, listing.misfits))
     if not records:
         msg = (
             f"{path}: no images in it; expected images/ with labels/ or masks/, ID/images with ID/masks, image files, or "
@@ -192,27 +191,56 @@ def open_dataset(
     if missing:
         msg = f"{path}: {missing[0]} does not exist ({len(missing)} missing); correct the path"
         raise DatasetError(msg)
-    if reading.connected_components:
-        records = [replace(record, components=record.labels is not None) for record in records]
-    return Dataset(with_known_split(records), keep=keep, reading=reading)
+    return Dataset(with_known_split(in_pieces(records, reading)), keep=keep, reading=reading)
 
 
-def _index(path: Path, format: str | None) -> list[Record]:  # noqa: A002
+def in_pieces(records: Sequence[Record], reading: ReadOptions) -> list[Record]:
+    """The records, each saying that connected pieces are nuclei, if the person says so."""
+    if not reading.connected_components:
+        return list(records)
+    return [replace(record, components=record.labels is not None) for record in records]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a data set was taken for, and what it is made of."""
+
+    layout: str
+    """One of `layouts.READABLE`, or `images` where files are named one by one."""
+    reason: str
+    """What speaks for the layout, in words."""
+    records: list[Record]
+    """What can be listed; nothing but names has been looked at."""
+    misfits: list[Misfit]
+
+
+def list_images(path: Path, format: str | None = None) -> Listing:  # noqa: A002
+    """Find out what a data set is, and list it as far as that can be done; arguments as `open_dataset`.
+
+    Raises:
+        DatasetError: Nothing there, an unknown format, or a table that is none.
+    """
+    if format is not None:
+        check_readable(format)
     if not path.exists():
         files = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         if not files:
             msg = f"{path}: no such file or folder"
             raise DatasetError(msg)
-        return pairs.index_files(file for file in files if not file.is_dir())
+        return _named(file for file in files if not file.is_dir())
     manifest = path / "manifest.csv" if path.is_dir() else path
     is_manifest = format is None and manifest.suffix == ".csv" and manifest.is_file() and not recognise(manifest)
     if format == MANIFEST or is_manifest:
-        return read_manifest(manifest)
+        return Listing(MANIFEST, f"{manifest.name} lists the images", *survey_manifest(manifest))
     if format is not None:
-        return index_as(format, path)
+        return Listing(format, "--format says so", *survey_as(format, path))
     if found := recognise(path):
-        return index_as(found[0], path)
-    return [] if path.is_dir() else pairs.index_files([path])
+        return Listing(*found, *survey_as(found[0], path))
+    return _named([] if path.is_dir() else [path])
+
+
+def _named(files: Iterable[Path]) -> Listing:
+    return Listing("images", "files named one by one", *pairs.survey_files(files))
 
 
 def require_labels(dataset: Dataset, purpose: str) -> None:

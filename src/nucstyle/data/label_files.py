@@ -59,6 +59,22 @@ def read_nuclei(record: Record, size: tuple[int, int], reading: ReadOptions = DE
     Raises:
         ImageError: The labels cannot be read, or are of another size.
     """
+    labels = nuclei_as_stored(record, size, reading)
+    if labels is not None and tuple(labels.shape) != size:
+        msg = (
+            f"{record.labels}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
+            f"{record.image} is {size[0]} x {size[1]}; give the labels of this image"
+        )
+        raise ImageError(msg)
+    return labels
+
+
+def nuclei_as_stored(record: Record, size: tuple[int, int], reading: ReadOptions = DEFAULT) -> Tensor | None:
+    """As `read_nuclei`, but of whatever size the file has.
+
+    Raises:
+        ImageError: The labels cannot be read.
+    """
     path = record.labels
     if path is None:
         return None
@@ -68,10 +84,4 @@ def read_nuclei(record: Record, size: tuple[int, int], reading: ReadOptions = DE
         labels = reader(path, record, size)
     else:
         labels = read_labels(path, reading, may_be_mask=record.components)
-    if tuple(labels.shape) != size:
-        msg = (
-            f"{path}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
-            f"{record.image} is {size[0]} x {size[1]}; give the labels of this image"
-        )
-        raise ImageError(msg)
     return components(labels) if record.components else labels

@@ -23,6 +23,14 @@ _SPECK_PX = 5
 were smoothed or once were JPEG, at least 93 of 100 numbers are."""
 
 
+class MaskError(ImageError):
+    """A mask of foreground was given where nuclei have numbers."""
+
+
+class SmoothedError(ImageError):
+    """The edges of a label image were smoothed, so that numbers stand there that are no nuclei."""
+
+
 def as_labels(array: Array, path: Path, *, may_be_mask: bool = False) -> Labels:
     """Take numbers from a file for labels.
 
@@ -89,7 +97,7 @@ def _refuse_mask(path: Path, what: str) -> None:
         f"{path}: {what}, but every nucleus needs a number of its own; use --connected-components if each connected piece "
         "is a nucleus, or number them"
     )
-    raise ImageError(msg)
+    raise MaskError(msg)
 
 
 def _check_edges(labels: Labels, path: Path) -> None:
@@ -119,7 +127,7 @@ def _check_edges(labels: Labels, path: Path) -> None:
             f"{path}: looks anti-aliased: most of its {len(numbers)} numbers are specks of a few pixels between others; "
             "save the labels without smoothing and never as JPEG"
         )
-        raise ImageError(msg)
+        raise SmoothedError(msg)
 
 
 def _most(values: npt.NDArray[np.bool_]) -> bool:

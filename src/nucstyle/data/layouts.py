@@ -26,20 +26,22 @@ from nucstyle.data.formats import (
     stardist,
 )
 from nucstyle.data.image_io import Array
-from nucstyle.data.manifest import Record
+from nucstyle.data.manifest import Misfit, Record
 
 MANIFEST = "manifest"
 """The layout that is a `manifest.csv`, which says everything itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reader:
     """How a layout is recognised and listed."""
 
     evidence: Callable[[Path], str | None]
     """What in a folder or file speaks for this layout, in words; None = nothing."""
     index: Callable[[Path], list[Record]]
     """Lists the images; reads names, and of files that describe many images their contents, but no pixels."""
+    survey: Callable[[Path], tuple[list[Record], list[Misfit]]] | None = None
+    """The same for the doctor: what can be listed, and everything that does not fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +64,18 @@ class Writing:
 
 
 # The order is that of recognition: from what is told by many signs to what is told by few.
-_READINGS: Mapping[str, Reading] = {
-    "bbbc039": Reading(evidence=bbbc039.evidence, index=bbbc039.index),
-    "nuinsseg": Reading(evidence=nuinsseg.evidence, index=nuinsseg.index),
-    "coco": Reading(evidence=coco.evidence, index=coco.index),
-    "rle": Reading(evidence=rle.evidence, index=rle.index),
-    "stardist": Reading(evidence=stardist.evidence, index=stardist.index),
-    "dsb2018": Reading(evidence=dsb2018.evidence, index=dsb2018.index),
-    "domains": Reading(evidence=domains.evidence, index=domains.index),
-    "cellpose": Reading(evidence=cellpose.evidence, index=cellpose.index),
-    "geojson": Reading(evidence=geojson.evidence, index=geojson.index),
-    "imagej": Reading(evidence=imagej.evidence, index=imagej.index),
-    "pairs": Reading(evidence=pairs.evidence, index=pairs.index),
+_READERS: Mapping[str, Reader] = {
+    "bbbc039": Reader(evidence=bbbc039.evidence, index=bbbc039.index),
+    "nuinsseg": Reader(evidence=nuinsseg.evidence, index=nuinsseg.index),
+    "coco": Reader(evidence=coco.evidence, index=coco.index),
+    "rle": Reader(evidence=rle.evidence, index=rle.index),
+    "stardist": Reader(evidence=stardist.evidence, index=stardist.index),
+    "dsb2018": Reader(evidence=dsb2018.evidence, index=dsb2018.index, survey=dsb2018.survey),
+    "domains": Reader(evidence=domains.evidence, index=domains.index),
+    "cellpose": Reader(evidence=cellpose.evidence, index=cellpose.index),
+    "geojson": Reader(evidence=geojson.evidence, index=geojson.index),
+    "imagej": Reader(evidence=imagej.evidence, index=imagej.index),
+    "pairs": Reader(evidence=pairs.evidence, index=pairs.index, survey=pairs.survey),
 }
 _WRITINGS: Mapping[str, Writing] = {
     "pairs": Writing(write=pairs.write, write_nuclei=pairs.write_nuclei),
@@ -86,7 +88,7 @@ _WRITINGS: Mapping[str, Writing] = {
     "geojson": Writing(write=geojson.write, write_nuclei=geojson.write_nuclei),
     "imagej": Writing(write=imagej.write, write_nuclei=imagej.write_nuclei),
 }
-READABLE = (*_READINGS, MANIFEST)
+READABLE = (*_READERS, MANIFEST)
 """Names for `--format`."""
 WRITABLE = tuple(_WRITINGS)
 """Names for `--to`."""
@@ -98,13 +100,24 @@ def index_as(name: str, path: Path) -> list[Record]:
     Raises:
         DatasetError: It is not of this layout, or its parts do not fit each other.
     """
-    return _READINGS[name].index(path)
+    return _READERS[name].index(path)
+
+
+def survey_as(name: str, path: Path) -> tuple[list[Record], list[Misfit]]:
+    """What can be listed of a folder or file that is of a layout other than a manifest, and what does not fit."""
+    reader = _READERS[name]
+    if reader.survey is not None:
+        return reader.survey(path)
+    try:
+        return reader.index(path), []
+    except DatasetError as error:
+        return [], [Misfit("layout", (path,), str(error))]
 
 
 def recognise(path: Path) -> tuple[str, str] | None:
     """The layout of a folder or file that is no manifest, and what speaks for it in words; None = of none that is known."""
-    for name, reading in _READINGS.items():
-        if reason := reading.evidence(path):
+    for name, reader in _READERS.items():
+        if reason := reader.evidence(path):
             return name, reason
     return None
 

@@ -41,11 +41,46 @@ class Record:
     """Whether every connected piece of one number in the labels is a nucleus, as in masks of 0 and 255."""
 
 
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """What keeps a data set from being listed: files, or lines, that do not fit the others."""
+
+    kind: str
+    """One of `doctor.KINDS`."""
+    files: tuple[Path, ...]
+    message: str
+    """One line: what, where, what to do."""
+
+
+def listed(survey: tuple[list[Record], list[Misfit]]) -> list[Record]:
+    """The records of a survey in which everything fits.
+
+    Raises:
+        DatasetError: The first misfit.
+    """
+    records, misfits = survey
+    if misfits:
+        raise DatasetError(misfits[0].message)
+    return records
+
+
 def read_manifest(path: Path) -> list[Record]:
     """Read a manifest.
 
     Raises:
         DatasetError: A missing column, a doubled id, or a value that is not allowed; the line is named.
+    """
+    return listed(survey_manifest(path))
+
+
+def survey_manifest(path: Path) -> tuple[list[Record], list[Misfit]]:
+    """Read what can be read of a manifest.
+
+    Returns:
+        The good lines, and what is wrong with each of the others.
+
+    Raises:
+        DatasetError: It is no such table at all.
     """
     if path.exists() and not path.is_file():
         msg = f"{path}: not a regular file; give a manifest.csv"
@@ -66,21 +101,27 @@ def read_manifest(path: Path) -> list[Record]:
         raise DatasetError(msg) from None
 
 
-def _read_rows(reader: csv.DictReader[str], path: Path) -> list[Record]:
+def _read_rows(reader: csv.DictReader[str], path: Path) -> tuple[list[Record], list[Misfit]]:
     missing = [column for column in COLUMNS[:2] if column not in (reader.fieldnames or ())]
     if missing:
         commas = "; save it with commas between the columns" if ";" in "".join(reader.fieldnames or ()) else ""
         msg = f"{path}: line 1: no column {missing[0]!r}; the first line must be {','.join(COLUMNS)}{commas}"
         raise DatasetError(msg)
     records: dict[str, Record] = {}
+    misfits = []
     for row in reader:
         where = f"{path}: line {reader.line_num}"
-        record = _record(row, path.parent, where)
+        try:
+            record = _record(row, path.parent, where)
+        except DatasetError as error:
+            misfits.append(Misfit("manifest-line", (path,), str(error)))
+            continue
         if record.id in records:
             msg = f"{where}: the id {record.id!r} stands here for the second time; ids are unique"
-            raise DatasetError(msg)
+            misfits.append(Misfit("duplicated-name", (records[record.id].image, record.image), msg))
+            continue
         records[record.id] = record
-    return list(records.values())
+    return list(records.values()), misfits
 
 
 def _record(row: dict[str, str], folder: Path, where: str) -> Record:

@@ -24,6 +24,7 @@ _TITLES = {
     "predict": "Nuclei found",
     "evaluate": "Scores of predictions",
     "compare": "Comparison of augmentations",
+    "check": "A data set, looked through",
 }
 _SECTIONS: dict[str, Callable[[Path], Section]] = {
     "discover": sections.discover,
@@ -37,6 +38,7 @@ _SECTIONS: dict[str, Callable[[Path], Section]] = {
     "predict": sections.predict,
     "evaluate": sections.evaluate,
     "compare": comparison.compare,
+    "check": sections.check,
 }
 
 

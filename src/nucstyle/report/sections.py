@@ -536,6 +536,78 @@ def _extremes(run: Path, scores: Mapping[str, Any], *, best: bool, prefix: str =
     return _present([picture(_overlay(run, name), captions[place], name) for place, name in chosen.items()])
 
 
+_LISTED, _NAMED = 12, 3
+"""So many findings of a kind are listed on the page, with so many of their images; `findings.json` has all."""
+
+
+def check(run: Path) -> Section:
+    """What the doctor found: what is there, the kinds of faults, and each with its files and pictures."""
+    result, found = read_json(run / "result.json"), read_json(run / "findings.json")["findings"]
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for one in found:
+        kinds.setdefault(one["kind"], []).append(one)
+    said = (
+        f"Taken for the layout {result['layout']}: {_plain(result['reason'])}.",
+        f"{_count(result['errors'], 'error')}: a training would fail, or learn what is wrong."
+        if result["errors"]
+        else "No errors: a training would work.",
+    )
+    faults = [
+        ("fault", "how bad", "found"),
+        *((same[0]["title"], same[0]["severity"], str(len(same))) for same in kinds.values()),
+    ]
+    parts = (
+        Section("What is there", table=_what_is_there(result)),
+        Section("What was found", () if kinds else ("Nothing.",), table=faults if kinds else ()),
+        *(_fault(run, same) for same in kinds.values()),
+    )
+    return Section("The data set", said, parts=parts)
+
+
+def _what_is_there(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    nuclei, fields = result["nuclei"], result["fields"]
+    rows = [("", "images"), ("all", str(result["images"])), ("annotated", str(result["annotated"]))]
+    for one, title in (("size", "sizes"), ("type", "types"), ("part", "parts"), ("modality", "modalities")):
+        counts = sorted(result[title].items(), key=lambda item: -item[1])
+        rows += [(f"{one} {name}", str(count)) for name, count in counts]
+    rows.append((f"in {_count(fields['several'], 'field')} of view of several images", str(fields["images"])))
+    spread = f"{nuclei['least']} to {nuclei['most']} an image, median {nuclei['median']:g}"
+    return [*rows, (f"nuclei, {spread}", str(nuclei["all"]))]
+
+
+def _fault(run: Path, same: Sequence[Mapping[str, Any]]) -> Section:
+    first = same[0]
+    rows = [
+        ("what", "images", "file"),
+        *((_plain(one["says"]), _images(one["ids"]), _file(one["files"])) for one in same),
+    ]
+    more = f" {len(same) - _LISTED} more are in findings.json." if len(same) > _LISTED else ""
+    pictures = [
+        picture(
+            run / "samples" / one["picture"],
+            _plain(" and ".join(name[:8] for name in one["ids"][:2])),
+            _plain(one["says"]),
+        )
+        for one in same
+        if "picture" in one
+    ]
+    said = f"{first['severity'].capitalize()}. What to do: {first['remedy']}.{more}"
+    return Section(first["title"].capitalize(), (said,), table=rows[: _LISTED + 1], pictures=_present(pictures))
+
+
+def _images(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return _plain(", ".join(_short(name) for name in ids[:_NAMED])) + more
+
+
+def _file(files: Sequence[str]) -> str:
+    return _plain("/".join(_short(part, 20) for part in Path(files[0]).parts[-2:])) if files else ""
+
+
+def _short(name: str, most: int = 12) -> str:
+    return name if len(name) <= most else name[: most - 3] + "..."
+
+
 def demo(run: Path) -> tuple[Section, ...]:
     """The whole demo: scores first, then the way there."""
     result, config = read_json(run / "result.json"), read_config(run)["demo"]

@@ -33,6 +33,7 @@ from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_aro
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
 from nucstyle.modality.model import ModalityModel, Recognition
 from nucstyle.report.page import write_report
+from nucstyle.workflows.division import divide, shares_of
 from nucstyle.workflows.provenance import data_fingerprint
 from nucstyle.workflows.statistics import measure_all, stacked
 
@@ -61,6 +62,8 @@ class DiscoverConfig:
     clahe: ClaheConfig | None = None
     """Enhance dark images before they are measured."""
     seed: int = 0
+    shares: Mapping[str, float] | None = None
+    """Divide images that have no part into parts of these shares; None = leave them as they are."""
 
     def to_table(self) -> dict[str, Any]:
         """Plain values for `config.toml`."""
@@ -69,6 +72,8 @@ class DiscoverConfig:
             table["k"] = self.k
         if self.clahe:
             table["clahe"] = self.clahe.state()
+        if self.shares:
+            table["shares"] = dict(self.shares)
         return table
 
 
@@ -79,6 +84,7 @@ def discover_config(
     clahe: bool = False,
     overrides: Sequence[str] = (),
     seed: int = 0,
+    split: str | None = None,
 ) -> DiscoverConfig:
     """Settle what a person typed.
 
@@ -87,7 +93,8 @@ def discover_config(
         features: `chroma` or `hsv`.
         clahe: Whether dark images are enhanced.
         overrides: `key=value` on top of `ClaheConfig`; only with `clahe`.
-        seed: Of K-means.
+        seed: Of K-means and of the division into parts.
+        split: Shares of train, validation and, if given, test, with commas between; None = do not divide.
 
     Raises:
         OptionError: A value that is not allowed.
@@ -107,6 +114,7 @@ def discover_config(
         features=FEATURES[FEATURES.index(features)],
         clahe=build(ClaheConfig, with_overrides(ClaheConfig, {}, overrides), where="--set") if clahe else None,
         seed=seed,
+        shares=None if split is None else shares_of(split),
     )
 
 
@@ -171,6 +179,8 @@ def discover(
     _keep_edits(out)
     if anchors:
         dataset = _anchored(dataset, anchors, progress)
+    if config.shares:
+        dataset = _divided(dataset, config, config.shares, progress=progress, cache=cache)
     found = find_modalities(dataset, config, progress=progress, cache=cache)
     table = {**config.to_table(), "data": data_fingerprint(dataset)}
     with RunFolder.open(out, table, resume=resume, overwrite=overwrite, inputs=inputs) as run:
@@ -210,6 +220,19 @@ def _anchored(dataset: Dataset, anchors: Path, progress: Progress) -> Dataset:
     return Dataset([*records, *given.values()], reading=dataset.reading)
 
 
+def _divided(
+    dataset: Dataset, config: DiscoverConfig, shares: Mapping[str, float], *, progress: Progress, cache: bool
+) -> Dataset:
+    """The images with a part each, whole fields of view, every modality by itself.
+
+    The modalities that this takes are found among all images; those that are written are found again, in train alone.
+    """
+    statistics = measure_all(dataset, features=config.features, clahe=config.clahe, progress=progress, cache=cache)
+    named = _fitted(dataset.records, statistics, config).records
+    parts = divide(dataset, [record.modality for record in named], shares, seed=config.seed, progress=progress)
+    return Dataset(parts, reading=dataset.reading)
+
+
 def find_modalities(
     dataset: Dataset, config: DiscoverConfig, *, progress: Progress = SILENT, cache: bool = True
 ) -> Discovery:
@@ -219,7 +242,14 @@ def find_modalities(
     calibrated on the validation part where there is one.
     """
     statistics = measure_all(dataset, features=config.features, clahe=config.clahe, progress=progress, cache=cache)
-    points, records = stacked(statistics), dataset.records
+    found = _fitted(dataset.records, statistics, config)
+    for line in _remarks(found, config):
+        progress.say(line)
+    return found
+
+
+def _fitted(records: Sequence[Record], statistics: Sequence[ImageStatistics], config: DiscoverConfig) -> Discovery:
+    points = stacked(statistics)
     train = [index for index, record in enumerate(records) if record.split in ("train", None)]
     train = train or list(range(len(records)))
     groups, k, candidates = _divide(points[train], [records[index].modality for index in train], config)
@@ -242,10 +272,7 @@ def find_modalities(
         replace(record, modality=record.modality or said.name) for record, said in zip(records, recognised, strict=True)
     )
     given = frozenset(group for group in groups if isinstance(group, str))
-    found = Discovery(model, named, tuple(statistics), recognised, given, k, candidates)
-    for line in _remarks(found, config):
-        progress.say(line)
-    return found
+    return Discovery(model, named, tuple(statistics), recognised, given, k, candidates)
 
 
 def _divide(

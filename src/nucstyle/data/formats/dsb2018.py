@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.core.errors import ImageError
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import Written, image_files
 from nucstyle.data.image_io import Array, read_mask, write_pixels
-from nucstyle.data.manifest import Record
+from nucstyle.data.manifest import Misfit, Record, listed
 
 
 def evidence(path: Path) -> str | None:
@@ -30,16 +30,22 @@ def index(folder: Path) -> list[Record]:
     Raises:
         DatasetError: A sub-folder holds no image or several.
     """
-    records = []
+    return listed(survey(folder))
+
+
+def survey(folder: Path) -> tuple[list[Record], list[Misfit]]:
+    """List the images as `index` does, and the sub-folders that hold no image or several."""
+    records, misfits = [], []
     entries = folder.iterdir() if folder.is_dir() else ()
     for entry in sorted(entry for entry in entries if (entry / "images").is_dir()):
         images = image_files(entry / "images")
         if len(images) != 1:
             msg = f"{entry / 'images'}: holds {len(images)} images, the DSB-2018 layout has exactly one"
-            raise DatasetError(msg)
+            misfits.append(Misfit("layout", (entry / "images",), msg))
+            continue
         masks = entry / "masks"
         records.append(Record(id=entry.name, image=images[0], labels=masks if os.path.lexists(masks) else None))
-    return records
+    return records, misfits
 
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
@@ -59,6 +65,19 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
     return Written(image, place / "masks")
 
 
+def mask_files(folder: Path) -> list[Path]:
+    """The masks in a folder, in the order that gives them their numbers.
+
+    Raises:
+        ImageError: There is none.
+    """
+    files = image_files(folder)
+    if not files:
+        msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
+        raise ImageError(msg)
+    return files
+
+
 def read_mask_folder(folder: Path, reading: ReadOptions = DEFAULT) -> Tensor:
     """Merge a folder of binary masks into one label map.
 
@@ -72,10 +91,7 @@ def read_mask_folder(folder: Path, reading: ReadOptions = DEFAULT) -> Tensor:
     Raises:
         ImageError: No mask in the folder, masks of different sizes, or more than the size of int32.
     """
-    files = image_files(folder)
-    if not files:
-        msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
-        raise ImageError(msg)
+    files = mask_files(folder)
     first = read_mask(files[0], reading)
     labels = torch.zeros(first.shape, dtype=torch.int32)
     for number, file in enumerate(files, start=1):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nucstyle.core.errors import DatasetError
 from nucstyle.data.formats import Written, image_files, write_with
 from nucstyle.data.image_io import Array, write_labels
-from nucstyle.data.manifest import Record
+from nucstyle.data.manifest import Misfit, Record, listed
 
 _LABEL_FOLDERS = ("labels", "masks")
 
@@ -24,16 +23,16 @@ def evidence(path: Path) -> str | None:
     return "images lie in it" if image_files(path) else None
 
 
-def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
+def _by_stem(files: Iterable[Path]) -> tuple[dict[str, Path], list[Misfit]]:
+    """Name -> its first file, and the names that several files have."""
     found: dict[str, Path] = {}
+    doubled = []
     for file in files:
-        if file.stem in found:
-            msg = (
-                f"{found[file.stem]} and {file}: the same name twice; which belongs to which cannot be told, rename one"
-            )
-            raise DatasetError(msg)
-        found[file.stem] = file
-    return found
+        other = found.setdefault(file.stem, file)
+        if other is not file:
+            msg = f"{other} and {file}: the same name twice; which belongs to which cannot be told, rename one"
+            doubled.append(Misfit("duplicated-name", (other, file), msg))
+    return found, doubled
 
 
 def index(folder: Path) -> list[Record]:
@@ -42,13 +41,19 @@ def index(folder: Path) -> list[Record]:
     Raises:
         DatasetError: Doubled names, two label folders, or a label image that belongs to no image.
     """
+    return listed(survey(folder))
+
+
+def survey(folder: Path) -> tuple[list[Record], list[Misfit]]:
+    """List the images as `index` does, and what does not fit; of doubled names and of label folders the first is taken."""
     if not (folder / "images").is_dir():
-        return index_files(image_files(folder))
+        return survey_files(image_files(folder))
     label_folders = [folder / name for name in _LABEL_FOLDERS if (folder / name).is_dir()]
+    records, misfits = _survey(folder / "images", label_folders[0] if label_folders else None)
     if len(label_folders) > 1:
         msg = f"{folder}: holds both labels/ and masks/; keep the one that counts"
-        raise DatasetError(msg)
-    return matched(folder / "images", label_folders[0] if label_folders else None)
+        misfits.insert(0, Misfit("layout", tuple(label_folders), msg))
+    return records, misfits
 
 
 def matched(images: Path, labels: Path | None) -> list[Record]:
@@ -57,17 +62,32 @@ def matched(images: Path, labels: Path | None) -> list[Record]:
     Raises:
         DatasetError: Doubled names, or a label image that belongs to no image.
     """
-    known, found = _by_stem(image_files(images)), _by_stem(image_files(labels)) if labels else {}
-    lonely = sorted(found.keys() - known.keys())
-    if lonely:
-        msg = f"{found[lonely[0]]}: no image of that name in {images} ({len(lonely)} such label files)"
-        raise DatasetError(msg)
-    return [Record(id=stem, image=image, labels=found.get(stem)) for stem, image in known.items()]
+    return listed(_survey(images, labels))
+
+
+def _survey(images: Path, labels: Path | None) -> tuple[list[Record], list[Misfit]]:
+    known, misfits = _by_stem(image_files(images))
+    found, doubled = _by_stem(image_files(labels)) if labels else ({}, [])
+    misfits += doubled
+    if lonely := [found[stem] for stem in sorted(found.keys() - known.keys())]:
+        msg = f"{lonely[0]}: no image of that name in {images} ({len(lonely)} such label files)"
+        misfits.append(Misfit("labels-without-image", tuple(lonely), msg))
+    return [Record(id=stem, image=image, labels=found.get(stem)) for stem, image in known.items()], misfits
 
 
 def index_files(files: Iterable[Path]) -> list[Record]:
-    """Images without annotation; the id is the name without its suffix."""
-    return [Record(id=stem, image=file) for stem, file in _by_stem(files).items()]
+    """Images without annotation; the id is the name without its suffix.
+
+    Raises:
+        DatasetError: Doubled names.
+    """
+    return listed(survey_files(files))
+
+
+def survey_files(files: Iterable[Path]) -> tuple[list[Record], list[Misfit]]:
+    """Images without annotation, and the names that several have."""
+    found, doubled = _by_stem(files)
+    return [Record(id=stem, image=file) for stem, file in found.items()], doubled
 
 
 def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: str | None) -> Written:
