@@ -7,7 +7,6 @@ goes to [0, 1], clipped, and `(low, high)` is kept in `Source` so that what is w
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
+from nucstyle.data.png import check_sums, decode_grey
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 """What is taken for an image by its name."""
@@ -50,7 +50,20 @@ def read_image(path: Path, *, value_range: tuple[float, float] | None = None) ->
     Raises:
         ImageError: Not an image, damaged, too large, of a shape that is not a single grey or RGB image, or not finite.
     """
-    array = _decode(path)
+    return image_of(_decode(path), path, value_range=value_range)
+
+
+def image_of(array: Array, path: Path, *, value_range: tuple[float, float] | None = None) -> tuple[Tensor, Source]:
+    """An image as `read_image` gives it, of pixels that were read before.
+
+    Args:
+        array: From `read_pixels`.
+        path: Of the file.
+        value_range: As for `read_image`.
+
+    Raises:
+        ImageError: Numbers that are not finite.
+    """
     channels = 1 if array.ndim == 2 else array.shape[2]
     unit, low, high = to_unit(array, value_range=value_range, where=str(path))
     source = Source(path=path, dtype=array.dtype.name, channels=channels, low=low, high=high)
@@ -105,9 +118,12 @@ def to_unit(
     kind = np.float32 if array.dtype.itemsize <= 2 else np.float64
     image = torch.empty((3, *array.shape[:2]))
     for rows in _bands(*array.shape[:2]):
-        wide: Array = array[rows].astype(kind)
-        band = torch.from_numpy(np.clip((wide - low) / span, 0, 1).astype(np.float32, copy=False))
-        image[:, rows] = band if array.ndim == 2 else band.permute(2, 0, 1)
+        part = array[rows] if array.ndim == 2 else np.moveaxis(array[rows], 2, 0)
+        if array.dtype == np.uint8 and (low, high) == (0, 255):
+            np.divide(part, np.float32(255), out=image[:, rows].numpy())  # the same in one step
+        else:
+            wide: Array = part.astype(kind)
+            image[:, rows] = torch.from_numpy(np.clip((wide - low) / span, 0, 1).astype(np.float32, copy=False))
     return image, low, high
 
 
@@ -235,7 +251,7 @@ def _decode_pillow(path: Path, colours: bool) -> Array:
             raise ImageError(msg)
         if file.format == "PNG":
             data = path.read_bytes()
-            _check_sums(data)
+            check_sums(data)
             if data[_PNG_DEPTH] == 16 and file.mode in ("LA", "RGB", "RGBA"):
                 return np.asarray(imagecodecs.png_decode(data))  # Pillow would keep 8 bits of the 16
         if not colours:
@@ -246,17 +262,6 @@ def _decode_pillow(path: Path, colours: bool) -> Array:
             msg = f"{path}: colour mode {file.mode} is not read; convert the image to RGB first"
             raise ImageError(msg)
         return np.array(file)
-
-
-def _check_sums(png: bytes) -> None:
-    """Compare the checksum of every chunk: Pillow stops at the last pixel, before that of the last data."""
-    place = 8
-    while place < len(png) and png[place + 4 : place + 8] != b"IEND":
-        end = place + 8 + int.from_bytes(png[place : place + 4], "big")
-        if len(png) < end + 4 or zlib.crc32(png[place + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
-            msg = f"the chunk at byte {place} is cut off or changed"
-            raise OSError(msg)
-        place = end + 4
 
 
 def _decode_tiff(path: Path, colours: bool) -> Array:
@@ -331,11 +336,43 @@ def read_labels(path: Path) -> Tensor:
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """Read the binary mask of one nucleus: (H, W) bool, true above half of its greatest number, be that 1 or 255."""
-    array = _decode(path)
-    _check_numbers(array, str(path))
+    size, covered = covered_pixels(path)
+    mask = np.zeros(size, bool)
+    mask.reshape(-1)[covered] = True
+    return mask
+
+
+def covered_pixels(path: Path) -> tuple[tuple[int, int], npt.NDArray[np.intp]]:
+    """Read the binary mask of one nucleus, which covers few pixels of a field.
+
+    Returns:
+        (height, width), and the numbers of the pixels that `read_mask` gives as true, counted along the rows.
+    """
+    array = _flat_grey(path)
+    if array is None:
+        array = _decode(path)
+        _check_numbers(array, str(path))
     grey = array if array.ndim == 2 else array.max(axis=2)
-    top = float(grey.max()) if grey.size else 0.0
-    return np.asarray(grey > top / 2) if top > 0 else np.zeros(grey.shape, bool)
+    size = (grey.shape[0], grey.shape[1])
+    tops = grey.max(axis=1) if grey.size else np.zeros(1, np.uint8)
+    top = tops.max()
+    if top <= 0:
+        return size, np.empty(0, np.intp)
+    # Half of a whole number, rounded down, divides the same numbers and needs no floats.
+    half = top / 2 if grey.dtype.kind == "f" else int(top) // 2
+    rows = (tops > half).nonzero()[0]
+    part = grey[rows[0] : rows[-1] + 1]
+    return size, np.flatnonzero(part > half) + rows[0] * size[1]
+
+
+def _flat_grey(path: Path) -> Array | None:
+    """The pixels of most masks, of which there are many to an image; None where `_decode` must look."""
+    if path.suffix.lower() != ".png":
+        return None
+    try:
+        return decode_grey(path.read_bytes())
+    except OSError:  # `_decode` says it in words
+        return None
 
 
 def write_labels(path: Path, labels: Tensor) -> None:
