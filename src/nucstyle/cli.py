@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nucstyle.core.errors import Interrupted, NucstyleError
+from nucstyle.core.errors import Interrupted, NucstyleError, OptionError
 
 if TYPE_CHECKING:
+    from nucstyle.data.pixel_cache import CacheUse
     from nucstyle.workflows.console import ConsoleProgress
 
 app = typer.Typer(
@@ -46,6 +47,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older r
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Format = Annotated[str | None, typer.Option("--format", help="dsb2018, pairs or manifest [default: detected].")]
+UseCache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep what is decoded of annotated images for the next time.")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Trust what was kept only if files have the same content.")]
 Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]
 Set = Annotated[
     list[str] | None,
@@ -152,6 +157,8 @@ def train_style(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    cache: UseCache = True,
+    verify: Verify = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -178,6 +185,7 @@ def train_style(
                 init=init,
                 device=device,
                 format=format_,
+                cache=_caching(cache, verify),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -202,6 +210,8 @@ def evaluate_style(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    cache: UseCache = True,
+    verify: Verify = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure whether a style model keeps nuclei and reaches its modalities."""
@@ -222,6 +232,7 @@ def evaluate_style(
                 seed=seed,
                 device=device,
                 format=format_,
+                cache=_caching(cache, verify),
                 overwrite=overwrite,
             )
         _print_table(pair_table(result))
@@ -253,6 +264,8 @@ def augment(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    cache: UseCache = True,
+    verify: Verify = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -277,6 +290,7 @@ def augment(
                 seed=seed,
                 device=device,
                 format=format_,
+                cache=_caching(cache, verify),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -348,6 +362,8 @@ def train_segmenter(
     seed: Seed = 0,
     device: Device = "auto",
     format_: Format = None,
+    cache: UseCache = True,
+    verify: Verify = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -378,6 +394,7 @@ def train_segmenter(
                 seed=seed,
                 device=device,
                 format=format_,
+                cache=_caching(cache, verify),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -447,6 +464,8 @@ def evaluate(
     ],
     out: OptionalOut = None,
     format_: Format = None,
+    cache: UseCache = True,
+    verify: Verify = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Score predicted label maps with the DSB-2018 metric and its companions."""
@@ -455,7 +474,15 @@ def evaluate(
         from nucstyle.workflows import evaluate as workflow
 
         with progress:
-            result = workflow.evaluate(truth, predicted, out, progress=progress, format=format_, overwrite=overwrite)
+            result = workflow.evaluate(
+                truth,
+                predicted,
+                out,
+                progress=progress,
+                format=format_,
+                cache=_caching(cache, verify),
+                overwrite=overwrite,
+            )
         _print_table(score_table(result))
         if out is not None:
             print(f"report: {out / 'report.html'}")
@@ -484,6 +511,13 @@ def info(
             print(f"{name}: {value}")
 
 
+def _caching(use: bool, verify: bool) -> CacheUse:
+    """What `--no-cache` and `--verify` ask for."""
+    if verify and not use:
+        raise OptionError("--verify and --no-cache exclude each other; give one of them")  # noqa: EM101
+    return "verify" if verify else use
+
+
 def _names(joined: str | None) -> list[str] | None:
     """`a,b` -> [a, b]."""
     return None if joined is None else [name.strip() for name in joined.split(",")]
@@ -500,6 +534,7 @@ def _verb() -> Iterator[ConsoleProgress]:
 
     with _terminable():
         try:
+            _check_working_folder()
             check_torch_pair()
             yield ConsoleProgress()
         except NucstyleError as error:
@@ -518,6 +553,14 @@ def _verb() -> Iterator[ConsoleProgress]:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"nucstyle: {where}{error.strerror or error}; check the path, its permissions and the free space", 2)
+
+
+def _check_working_folder() -> None:
+    """Refuse to work in a folder that was deleted: libraries that torch loads end the process there, without a word of ours."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise OptionError("the working folder does not exist any more; change to another") from None  # noqa: EM101
 
 
 @contextmanager

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError
+from nucstyle.core.installation import usable_cpus
 from nucstyle.core.labels import relabel
 from nucstyle.core.protocols import Progress
-from nucstyle.core.sample import Sample
+from nucstyle.core.sample import Sample, Source
 from nucstyle.data.formats import pairs
-from nucstyle.data.image_io import read_image
+from nucstyle.data.image_io import Array, image_of, read_pixels
 from nucstyle.data.label_files import read_nuclei
 from nucstyle.data.layouts import MANIFEST, check_readable, index_as, recognise
 from nucstyle.data.manifest import Record, check_unique, read_manifest
+from nucstyle.data.pixel_cache import NO_PIXELS, CacheUse, PixelCache, pixel_cache
 from nucstyle.data.splits import with_known_split
+
+_MOST_THREADS = 8
+"""More do not read faster: some of the work is Python's."""
 
 
 class Dataset(Sequence[Sample]):
@@ -28,13 +35,16 @@ class Dataset(Sequence[Sample]):
     Args:
         records: What there is.
         keep: Whether images stay in memory once read (8-bit images as bytes).
+        cache: What was decoded of annotated images before.
 
     Attributes:
         records: As given.
+        cache: As given.
     """
 
-    def __init__(self, records: Sequence[Record], *, keep: bool = False) -> None:
+    def __init__(self, records: Sequence[Record], *, keep: bool = False, cache: PixelCache = NO_PIXELS) -> None:
         self.records = tuple(records)
+        self.cache = cache
         self._kept: dict[int, Sample] | None = {} if keep else None
         self._bytes: dict[int, Tensor] = {}
 
@@ -44,9 +54,9 @@ class Dataset(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # slices: use `where`
         """Read one image with its labels; see `load`."""
         if self._kept is None:
-            return load(self.records[index])
+            return load(self.records[index], self.cache)
         if index not in self._kept:
-            sample = load(self.records[index])
+            sample = load(self.records[index], self.cache)
             if sample.source and sample.source.dtype == "uint8":
                 # An 8-bit image costs a quarter as bytes; the way back divides by 255 again, so no bit is lost.
                 self._bytes[index] = (sample.image * 255).round().byte()
@@ -66,7 +76,7 @@ class Dataset(Sequence[Sample]):
         Raises:
             ImageError: It cannot be used.
         """
-        return self[index].image if self.keeps else read_image(self.records[index].image)[0]
+        return self[index].image if self.keeps else _load_image(self.records[index], self.cache)[0]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -77,10 +87,14 @@ class Dataset(Sequence[Sample]):
         Raises:
             ImageError: The first image that cannot be used.
         """
-        progress.start("read images", len(self), "image")
-        for index in range(len(self)):
+
+        def read(index: int) -> None:
             self[index]
-            progress.advance(index + 1)
+
+        progress.start("read images", len(self), "image")
+        with ThreadPoolExecutor(min(_MOST_THREADS, usable_cpus())) as pool:
+            for done, _ in enumerate(pool.map(read, range(len(self))), start=1):
+                progress.advance(done)
 
     def with_records(self, records: Sequence[Record]) -> Dataset:
         """The same images, already read ones included, with other records, for example once modalities are known.
@@ -88,7 +102,7 @@ class Dataset(Sequence[Sample]):
         Args:
             records: One for each image, of the same files.
         """
-        same = Dataset(records, keep=self._kept is not None)
+        same = Dataset(records, keep=self.keeps, cache=self.cache)
         if self._kept is not None:
             same._bytes = self._bytes
             same._kept = {
@@ -98,7 +112,7 @@ class Dataset(Sequence[Sample]):
 
     def where(self, condition: Callable[[Record], bool], *, keep: bool = False) -> Dataset:
         """The part of the data set whose records meet a condition."""
-        return Dataset([record for record in self.records if condition(record)], keep=keep)
+        return Dataset([record for record in self.records if condition(record)], keep=keep, cache=self.cache)
 
     @property
     def files(self) -> list[Path]:
@@ -120,7 +134,7 @@ class Dataset(Sequence[Sample]):
     def annotated(self) -> Dataset:
         """The images that have masks, already read ones included."""
         chosen = [index for index, record in enumerate(self.records) if record.labels is not None]
-        same = Dataset([self.records[index] for index in chosen], keep=self.keeps)
+        same = Dataset([self.records[index] for index in chosen], keep=self.keeps, cache=self.cache)
         if self._kept is not None:
             same._bytes = {new: self._bytes[old] for new, old in enumerate(chosen) if old in self._bytes}
             same._kept = {new: self._kept[old] for new, old in enumerate(chosen) if old in self._kept}
@@ -131,8 +145,12 @@ class Dataset(Sequence[Sample]):
         return self.where(lambda record: record.split in splits, keep=keep)
 
 
-def load(record: Record) -> Sample:
+def load(record: Record, cache: PixelCache = NO_PIXELS) -> Sample:
     """Read an image and its labels.
+
+    Args:
+        record: The image.
+        cache: What was decoded before; only for annotated images, which are read again and again.
 
     Returns:
         A sample whose labels, where there are any, are numbered 1..N.
@@ -140,13 +158,40 @@ def load(record: Record) -> Sample:
     Raises:
         ImageError: A file cannot be read, or labels and image differ in size.
     """
-    image, source = read_image(record.image)
-    nuclei = read_nuclei(record, (image.shape[1], image.shape[2]))
-    labels = None if nuclei is None else relabel(nuclei)
+    image, source = _load_image(record, cache)
+    labels = _load_labels(record, (image.shape[1], image.shape[2]), cache)
     return Sample(id=record.id, image=image, labels=labels, modality=record.modality, source=source)
 
 
-def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = False) -> Dataset:  # noqa: A002
+def _load_image(record: Record, cache: PixelCache) -> tuple[Tensor, Source]:
+    """(3, H, W) float32 in [0, 1], and where it came from."""
+    kept = NO_PIXELS if record.labels is None else cache
+    return image_of(kept.get(record.image, lambda: read_pixels(record.image), "image"), record.image)
+
+
+def _load_labels(record: Record, size: tuple[int, int], cache: PixelCache) -> Tensor | None:
+    """(H, W) int32, 1..N; None = not annotated."""
+    if record.labels is None:
+        return None
+
+    def read() -> Array:
+        nuclei = read_nuclei(record, size)
+        assert nuclei is not None  # the record names labels
+        numbers = relabel(nuclei).numpy()
+        return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
+
+    # Readers of files of many images look for the id or the name.
+    parts = ("labels", record.labels.name, record.id, record.image.name, size, record.components)
+    return torch.from_numpy(cache.get(record.labels, read, *parts).astype(np.int32))
+
+
+def open_dataset(
+    data: Path | str,
+    *,
+    format: str | None = None,  # noqa: A002
+    keep: bool = False,
+    cache: CacheUse = True,
+) -> Dataset:
     """Open a data set.
 
     Args:
@@ -154,6 +199,8 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
             `masks/`, or images alone.
         format: One of `layouts.READABLE`; None = find out.
         keep: Whether images stay in memory once read.
+        cache: Whether what is decoded of annotated images is kept in the user's cache, so that they open faster the next time;
+            `verify` = what is there is used only if the content of the files is the same, whatever their size and time.
 
     Returns:
         The data set; nothing but names has been read so far. Images of DSB 2018 carry the shipped division.
@@ -175,7 +222,7 @@ def open_dataset(data: Path | str, *, format: str | None = None, keep: bool = Fa
     if missing:
         msg = f"{path}: {missing[0]} does not exist ({len(missing)} missing); correct the path"
         raise DatasetError(msg)
-    return Dataset(with_known_split(records), keep=keep)
+    return Dataset(with_known_split(records), keep=keep, cache=pixel_cache(cache))
 
 
 def _index(path: Path, format: str | None) -> list[Record]:  # noqa: A002

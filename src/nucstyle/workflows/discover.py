@@ -162,7 +162,7 @@ def discover(
     """
     config = config or DiscoverConfig()
     refuse_restyled(Path(data), "finding modalities")
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, cache=cache)
     inputs = [Path(data), *dataset.files, *([anchors] if anchors else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     _keep_edits(out)
@@ -204,7 +204,7 @@ def _anchored(dataset: Dataset, anchors: Path, progress: Progress) -> Dataset:
         records.append(replace(record, modality=known.modality) if known else record)
     if given:
         progress.say(f"{manifest}: {len(given)} of its images are not in the data and are taken along")
-    return Dataset([*records, *given.values()])
+    return Dataset([*records, *given.values()], cache=dataset.cache)
 
 
 def find_modalities(

@@ -11,6 +11,7 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
 from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import Record, file_name
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.metrics.dsb import ImageScore, dsb_score
 from nucstyle.metrics.summary import summarise
@@ -28,6 +29,7 @@ def evaluate(
     *,
     progress: Progress = SILENT,
     format: str | None = None,  # noqa: A002
+    cache: CacheUse = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Score predictions.
@@ -38,6 +40,7 @@ def evaluate(
         out: A run folder for `result.json`, overlays and `report.html`; None = write nothing.
         progress: Shown to the person.
         format: Layout of the truth; None = find out.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         overwrite: Replace a run in `out`.
 
     Returns:
@@ -46,7 +49,7 @@ def evaluate(
     Raises:
         InputError: Nothing to score, or label maps that do not fit their image.
     """
-    dataset = open_dataset(truth, format=format)
+    dataset = open_dataset(truth, format=format, cache=cache)
     inputs = [Path(truth), Path(predicted), *dataset.files]
     if out is not None:
         check_target(out, resume=False, overwrite=overwrite, inputs=inputs)

@@ -16,6 +16,7 @@ from nucstyle.core.installation import choose_device
 from nucstyle.core.protocols import SILENT, Progress, Translator
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import load_weights
 from nucstyle.modality.model import ModalityModel
@@ -73,6 +74,7 @@ def evaluate_style(
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
+    cache: CacheUse = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure a style model on images that it was not trained on.
@@ -89,6 +91,7 @@ def evaluate_style(
         seed: Of the styles drawn.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         overwrite: Replace a run in `out`.
 
     Returns:
@@ -101,7 +104,7 @@ def evaluate_style(
     weights = load_weights(path, kind="style")
     model = style_from_weights(weights, str(path), device=place)
     seeing, foreground = load_weights(find_weights(judge, "judge"), kind="judge"), load_judge(judge, device=place)
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, cache=cache)
     inputs = [Path(data), Path(style), Path(judge), *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     evaluated = dataset.part(on)

@@ -202,7 +202,9 @@ class Measurer:
         both: dict[str, Record] = {
             one.id: one for one in (*self._evaluated.records, *self._train.records) if one.modality == name
         }
-        real = Dataset(_thinned(sorted(both.values(), key=lambda one: one.id not in train), limit))
+        real = Dataset(
+            _thinned(sorted(both.values(), key=lambda one: one.id not in train), limit), cache=self._evaluated.cache
+        )
         features: list[Array] = []
         trained: list[bool] = []
         fields: list[str] = []

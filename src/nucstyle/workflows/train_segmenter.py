@@ -19,6 +19,7 @@ from nucstyle.core.precision import autocast, resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
 from nucstyle.data.ledger import seen_in_making
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_state, load_weights
 from nucstyle.report.page import write_report
@@ -151,6 +152,7 @@ def train_segmenter(
     seed: int = 0,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
+    cache: CacheUse = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -176,6 +178,7 @@ def train_segmenter(
         seed: Of everything random.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         resume: Go on in `out`; on a CPU to the same bits as without the interruption.
         overwrite: Replace a run in `out`.
 
@@ -193,7 +196,7 @@ def train_segmenter(
     start = load_weights(find_weights(init, "segmenter"), kind="segmenter") if init else None
     settled, trunk_source = settle_trunk(settled, trunk, start=start, run=out if resume else None, progress=progress)
     check_arm(augment, style)
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, cache=cache)
     inputs = [Path(data), Path(recipe), *(Path(one) for one in (style, init, trunk) if one), *dataset.files]
     gated = style is not None and gate
     inputs += [find_weights(judge, "judge")] if gated and judge is not None else []

@@ -18,6 +18,7 @@ from nucstyle.core.precision import autocast, deterministic, resolve_precision
 from nucstyle.core.protocols import SILENT, Progress, Translator
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.image_io import write_png
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.modality.model import ModalityModel
@@ -103,6 +104,7 @@ def train_style(
     init: Path | str | None = None,
     device: str = "auto",
     format: str | None = None,  # noqa: A002
+    cache: CacheUse = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -120,6 +122,7 @@ def train_style(
         init: Go on from these style weights in a new run: a name, a file or a run, of the same modalities and networks.
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         resume: Go on in `out`; on a CPU to the same bits as without the interruption.
         overwrite: Replace a run in `out`.
 
@@ -132,7 +135,7 @@ def train_style(
         Interrupted: A signal; `resume` goes on.
     """
     settled, place = style_recipe(recipe, overrides), device_of_process(choose_device(device))
-    dataset = open_dataset(data, format=format)
+    dataset = open_dataset(data, format=format, cache=cache)
     inputs = [Path(data), Path(recipe), *([Path(init)] if init else []), *dataset.files]
     if is_first_process():
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
