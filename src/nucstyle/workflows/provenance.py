@@ -22,10 +22,13 @@ def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
 
 
 def _size(path: Path | None) -> int:
-    """Bytes of a file, or of all files of a folder of masks."""
-    if path is None:
+    """Bytes of a file, or of all files of a folder of masks; -1 = none, or gone since it was listed, as reading it will say."""
+    try:
+        return (
+            -1 if path is None else sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+        )
+    except OSError:
         return -1
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else sorted(path.iterdir())))
 
 
 def provenance(

@@ -58,9 +58,17 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
 
 
 def mask_files(folder: Path) -> list[Path]:
-    """The masks in a folder, in the order that gives the numbers of their nuclei."""
-    # Sorted as text: comparing paths takes longer than reading some masks.
-    return [folder / name for name in sorted(os.listdir(folder)) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+    """The masks in a folder, in the order that gives the numbers of their nuclei.
+
+    Raises:
+        ImageError: The folder cannot be read, or is gone.
+    """
+    try:
+        names = sorted(os.listdir(folder))  # as text: comparing paths takes longer than reading some masks
+    except OSError as error:
+        msg = f"{folder}: the masks cannot be listed ({error.strerror}); correct the path or its permissions"
+        raise ImageError(msg) from None
+    return [folder / name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
 
 
 def read_mask_folder(folder: Path) -> Tensor:
