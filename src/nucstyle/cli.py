@@ -534,7 +534,6 @@ def _verb() -> Iterator[ConsoleProgress]:
 
     with _terminable():
         try:
-            _check_working_folder()
             check_torch_pair()
             yield ConsoleProgress()
         except NucstyleError as error:
@@ -553,14 +552,6 @@ def _verb() -> Iterator[ConsoleProgress]:
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"nucstyle: {where}{error.strerror or error}; check the path, its permissions and the free space", 2)
-
-
-def _check_working_folder() -> None:
-    """Refuse to work in a folder that was deleted: libraries that torch loads end the process there, without a word of ours."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise OptionError("the working folder does not exist any more; change to another") from None  # noqa: EM101
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.config import build, with_overrides
-from nucstyle.core.errors import OptionError, RunFolderError
+from nucstyle.core.errors import OptionError, RunFolderError, WeightsError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
@@ -466,8 +466,16 @@ def thumbnail(image: Tensor, longest: int = THUMBNAIL_PX) -> Tensor:
 
 
 def read_modality_model(path: Path) -> ModalityModel:
-    """Read `modality.json`."""
-    return ModalityModel.from_state(read_json(path))
+    """Read `modality.json`.
+
+    Raises:
+        InputError: It cannot be read or is not whole.
+    """
+    try:
+        return ModalityModel.from_state(read_json(path))
+    except WeightsError as error:
+        msg = f"{path}: {error}"
+        raise WeightsError(msg) from None
 
 
 def numbers(model: ModalityModel, records: Sequence[Record]) -> list[int]:
