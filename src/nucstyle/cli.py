@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nucstyle.core.errors import Interrupted, NucstyleError
+from nucstyle.core.errors import Interrupted, NucstyleError, OptionError
 
 if TYPE_CHECKING:
     from nucstyle.data.decoders import ReadOptions
+    from nucstyle.data.pixel_cache import CacheUse
     from nucstyle.workflows.console import ConsoleProgress
 
 app = typer.Typer(
@@ -73,6 +74,10 @@ Pieces = Annotated[
         "--connected-components", help="Each connected piece of a label image is a nucleus, as in masks of 0 and 255."
     ),
 ]
+UseCache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Keep what is decoded of annotated images for the next time.")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Trust what was kept only if files have the same content.")]
 Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]
 Set = Annotated[
     list[str] | None,
@@ -252,6 +257,8 @@ def train_style(
     range_: ValueRange = None,
     page: Page = None,
     pieces: Pieces = False,
+    cache: UseCache = True,
+    verify: Verify = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -279,6 +286,7 @@ def train_style(
                 device=device,
                 format=format_,
                 reading=_reading(max_pixels, range_, page, pieces),
+                cache=_caching(cache, verify),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -307,6 +315,8 @@ def evaluate_style(
     range_: ValueRange = None,
     page: Page = None,
     pieces: Pieces = False,
+    cache: UseCache = True,
+    verify: Verify = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Measure whether a style model keeps nuclei and reaches its modalities."""
@@ -328,6 +338,7 @@ def evaluate_style(
                 device=device,
                 format=format_,
                 reading=_reading(max_pixels, range_, page, pieces),
+                cache=_caching(cache, verify),
                 overwrite=overwrite,
             )
         _print_table(pair_table(result))
@@ -366,6 +377,8 @@ def augment(
     range_: ValueRange = None,
     page: Page = None,
     pieces: Pieces = False,
+    cache: UseCache = True,
+    verify: Verify = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -391,6 +404,7 @@ def augment(
                 device=device,
                 format=format_,
                 reading=_reading(max_pixels, range_, page, pieces),
+                cache=_caching(cache, verify),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -506,6 +520,8 @@ def train_segmenter(
     range_: ValueRange = None,
     page: Page = None,
     pieces: Pieces = False,
+    cache: UseCache = True,
+    verify: Verify = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -537,6 +553,7 @@ def train_segmenter(
                 device=device,
                 format=format_,
                 reading=_reading(max_pixels, range_, page, pieces),
+                cache=_caching(cache, verify),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -580,6 +597,8 @@ def compare(
     range_: ValueRange = None,
     page: Page = None,
     pieces: Pieces = False,
+    cache: UseCache = True,
+    verify: Verify = False,
     dry_run: DryRun = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -617,6 +636,7 @@ def compare(
                 device=device,
                 format=format_,
                 reading=_reading(max_pixels, range_, page, pieces),
+                cache=_caching(cache, verify),
                 resume=resume,
                 overwrite=overwrite,
             )
@@ -696,6 +716,8 @@ def evaluate(
     max_pixels: MaxPixels = None,
     page: Page = None,
     pieces: Pieces = False,
+    cache: UseCache = True,
+    verify: Verify = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Score predicted label maps with the DSB-2018 metric and its companions."""
@@ -711,6 +733,7 @@ def evaluate(
                 progress=progress,
                 format=format_,
                 reading=_reading(max_pixels, page=page, pieces=pieces),
+                cache=_caching(cache, verify),
                 overwrite=overwrite,
             )
         _print_table(score_table(result))
@@ -764,6 +787,13 @@ def _reading(
         page=page,
         connected_components=pieces,
     )
+
+
+def _caching(use: bool, verify: bool) -> CacheUse:
+    """What `--no-cache` and `--verify` ask for."""
+    if verify and not use:
+        raise OptionError("--verify and --no-cache exclude each other; give one of them")  # noqa: EM101
+    return "verify" if verify else use
 
 
 def _names(joined: str | None) -> list[str] | None:

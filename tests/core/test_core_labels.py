@@ -8,7 +8,9 @@ from hypothesis.extra import numpy as hnp
 from nucstyle.core.labels import boxes, components, count, relabel
 
 LABEL_MAPS = hnp.arrays(
-    np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.sampled_from([0, 1, 2, 5, 9, 70_000])
+    np.int32,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=6),
+    elements=st.sampled_from([0, 1, 2, 5, 9, 70_000, 2**31 - 1]),
 )
 
 

@@ -95,6 +95,11 @@ def test_a_folder_without_masks_is_refused(tmp_path, refusal):
     assert refusal(ImageError, read_mask_folder, tmp_path).startswith(f"{tmp_path}: no masks in it; ")
 
 
+def test_a_folder_of_masks_that_is_gone_is_refused(tmp_path, refusal):
+    message = refusal(ImageError, read_mask_folder, tmp_path / "masks")
+    assert message.startswith(f"{tmp_path / 'masks'}: the masks cannot be listed (No such file or directory); ")
+
+
 def test_a_damaged_mask_is_named(save, tmp_path, refusal):
     save("masks/a.png")
     save("masks/b.png").write_bytes(b"")

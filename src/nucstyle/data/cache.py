@@ -1,7 +1,8 @@
 """What was computed from a file before: values by the SHA-256 of its bytes, so that a changed file is never mistaken for the old.
 
-One SQLite file for all runs of a user, in `$NUCSTYLE_CACHE`, else `$XDG_CACHE_HOME/nucstyle` or `~/.cache/nucstyle`. It may be
-deleted at any time, and a run goes on without it where it cannot be read or written.
+One SQLite file for all runs of a user, in `$NUCSTYLE_CACHE`, else `$XDG_CACHE_HOME/nucstyle` or `~/.cache/nucstyle`, where
+`pixel_cache` keeps decoded images too. It may be deleted at any time, and a run goes on without it where it cannot be read or
+written.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def cache_folder() -> Path | None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nucstyle"
     except RuntimeError:
         return None
+
+
+def cache_bytes() -> int:
+    """What all caches take on the disk; 0 where there is none."""
+    folder = cache_folder()
+    sizes: dict[tuple[int, int], int] = {}  # an entry of `pixel_cache` has two names
+    for place, _, names in os.walk(folder) if folder else ():
+        for name in names:
+            with suppress(OSError):  # gone meanwhile
+                found = os.stat(os.path.join(place, name))
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def content_key(path: Path, *parts: object) -> str | None:

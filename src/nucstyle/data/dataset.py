@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError
 from nucstyle.core.labels import relabel
 from nucstyle.core.protocols import Progress
-from nucstyle.core.sample import Sample
+from nucstyle.core.sample import Sample, Source
+from nucstyle.core.threads import for_each
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import pairs
-from nucstyle.data.image_io import read_image
+from nucstyle.data.image_io import Array, image_of, read_pixels
 from nucstyle.data.label_files import read_nuclei
 from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, recognise, survey_as
 from nucstyle.data.manifest import Misfit, Record, check_unique, listed, survey_manifest
+from nucstyle.data.pixel_cache import NO_PIXELS, CacheUse, PixelCache, pixel_cache
 from nucstyle.data.splits import with_known_split
 
 
@@ -31,15 +34,25 @@ class Dataset(Sequence[Sample]):
         records: What there is.
         keep: Whether images stay in memory once read (8-bit images as bytes).
         reading: How files are read where they leave it open.
+        cache: What was decoded of annotated images before.
 
     Attributes:
         records: As given.
         reading: As given.
+        cache: As given.
     """
 
-    def __init__(self, records: Sequence[Record], *, keep: bool = False, reading: ReadOptions = DEFAULT) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        keep: bool = False,
+        reading: ReadOptions = DEFAULT,
+        cache: PixelCache = NO_PIXELS,
+    ) -> None:
         self.records = tuple(records)
         self.reading = reading
+        self.cache = cache
         self._kept: dict[int, Sample] | None = {} if keep else None
         self._bytes: dict[int, Tensor] = {}
 
@@ -49,9 +62,9 @@ class Dataset(Sequence[Sample]):
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]  # slices: use `where`
         """Read one image with its labels; see `load`."""
         if self._kept is None:
-            return load(self.records[index], self.reading)
+            return load(self.records[index], self.reading, self.cache)
         if index not in self._kept:
-            sample = load(self.records[index], self.reading)
+            sample = load(self.records[index], self.reading, self.cache)
             if sample.source and (sample.source.dtype, sample.source.low, sample.source.high) == ("uint8", 0, 255):
                 # An 8-bit image costs a quarter as bytes; the way back divides by 255 again, so no bit is lost.
                 self._bytes[index] = (sample.image * 255).round().byte()
@@ -71,7 +84,7 @@ class Dataset(Sequence[Sample]):
         Raises:
             ImageError: It cannot be used.
         """
-        return self[index].image if self.keeps else read_image(self.records[index].image, self.reading)[0]
+        return self[index].image if self.keeps else _load_image(self.records[index], self.reading, self.cache)[0]
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -82,10 +95,12 @@ class Dataset(Sequence[Sample]):
         Raises:
             ImageError: The first image that cannot be used.
         """
-        progress.start("read images", len(self), "image")
-        for index in range(len(self)):
-            self[index]
-            progress.advance(index + 1)
+        for _ in for_each(self.__getitem__, range(len(self)), stage="read images", unit="image", progress=progress):
+            pass
+
+    def like(self, records: Sequence[Record], *, keep: bool = False) -> Dataset:
+        """Other images, read in the same way."""
+        return Dataset(records, keep=keep, reading=self.reading, cache=self.cache)
 
     def with_records(self, records: Sequence[Record]) -> Dataset:
         """The same images, already read ones included, with other records, for example once modalities are known.
@@ -93,7 +108,7 @@ class Dataset(Sequence[Sample]):
         Args:
             records: One for each image, of the same files.
         """
-        same = Dataset(records, keep=self._kept is not None, reading=self.reading)
+        same = self.like(records, keep=self.keeps)
         if self._kept is not None:
             same._bytes = self._bytes
             same._kept = {
@@ -103,7 +118,7 @@ class Dataset(Sequence[Sample]):
 
     def where(self, condition: Callable[[Record], bool], *, keep: bool = False) -> Dataset:
         """The part of the data set whose records meet a condition."""
-        return Dataset([record for record in self.records if condition(record)], keep=keep, reading=self.reading)
+        return self.like([record for record in self.records if condition(record)], keep=keep)
 
     @property
     def files(self) -> list[Path]:
@@ -125,7 +140,7 @@ class Dataset(Sequence[Sample]):
     def annotated(self) -> Dataset:
         """The images that have masks, already read ones included."""
         chosen = [index for index, record in enumerate(self.records) if record.labels is not None]
-        same = Dataset([self.records[index] for index in chosen], keep=self.keeps, reading=self.reading)
+        same = self.like([self.records[index] for index in chosen], keep=self.keeps)
         if self._kept is not None:
             same._bytes = {new: self._bytes[old] for new, old in enumerate(chosen) if old in self._bytes}
             same._kept = {new: self._kept[old] for new, old in enumerate(chosen) if old in self._kept}
@@ -136,12 +151,13 @@ class Dataset(Sequence[Sample]):
         return self.where(lambda record: record.split in splits, keep=keep)
 
 
-def load(record: Record, reading: ReadOptions = DEFAULT) -> Sample:
+def load(record: Record, reading: ReadOptions = DEFAULT, cache: PixelCache = NO_PIXELS) -> Sample:
     """Read an image and its labels.
 
     Args:
         record: The image.
         reading: How files are read where they leave it open.
+        cache: What was decoded before; only for annotated images, which are read again and again.
 
     Returns:
         A sample whose labels, where there are any, are numbered 1..N.
@@ -149,10 +165,33 @@ def load(record: Record, reading: ReadOptions = DEFAULT) -> Sample:
     Raises:
         ImageError: A file cannot be read, or labels and image differ in size.
     """
-    image, source = read_image(record.image, reading)
-    nuclei = read_nuclei(record, (image.shape[1], image.shape[2]), reading)
-    labels = None if nuclei is None else relabel(nuclei)
+    image, source = _load_image(record, reading, cache)
+    labels = _load_labels(record, (image.shape[1], image.shape[2]), reading, cache)
     return Sample(id=record.id, image=image, labels=labels, modality=record.modality, source=source)
+
+
+def _load_image(record: Record, reading: ReadOptions, cache: PixelCache) -> tuple[Tensor, Source]:
+    """(3, H, W) float32 in [0, 1], and where it came from."""
+    kept = NO_PIXELS if record.labels is None else cache
+    parts = ("image", reading.page, reading.max_pixels)
+    pixels = kept.get(record.image, lambda: read_pixels(record.image, reading), *parts)
+    return image_of(pixels, record.image, reading)
+
+
+def _load_labels(record: Record, size: tuple[int, int], reading: ReadOptions, cache: PixelCache) -> Tensor | None:
+    """(H, W) int32, 1..N; None = not annotated."""
+    if record.labels is None:
+        return None
+
+    def read() -> Array:
+        nuclei = read_nuclei(record, size, reading)
+        assert nuclei is not None  # the record names labels
+        numbers = relabel(nuclei).numpy()
+        return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
+
+    # Readers of files of many images look for the id or the name.
+    parts = ("labels", record.labels.name, record.id, record.image.name, size, record.components)
+    return torch.from_numpy(cache.get(record.labels, read, *parts, reading.page, reading.max_pixels).astype(np.int32))
 
 
 def open_dataset(
@@ -161,6 +200,7 @@ def open_dataset(
     format: str | None = None,  # noqa: A002
     keep: bool = False,
     reading: ReadOptions = DEFAULT,
+    cache: CacheUse = True,
 ) -> Dataset:
     """Open a data set.
 
@@ -170,6 +210,8 @@ def open_dataset(
         format: One of `layouts.READABLE`; None = find out.
         keep: Whether images stay in memory once read.
         reading: How files are read where they leave it open: the range of values, the page, whether pieces are nuclei.
+        cache: Whether what is decoded of annotated images is kept in the user's cache, so that they open faster the next time;
+            `verify` = what is there is used only if the content of the files is the same, whatever their size and time.
 
     Returns:
         The data set; nothing but names has been read so far. Images of DSB 2018 carry the shipped division.
@@ -191,7 +233,7 @@ def open_dataset(
     if missing:
         msg = f"{path}: {missing[0]} does not exist ({len(missing)} missing); correct the path"
         raise DatasetError(msg)
-    return Dataset(with_known_split(in_pieces(records, reading)), keep=keep, reading=reading)
+    return Dataset(with_known_split(in_pieces(records, reading)), keep=keep, reading=reading, cache=pixel_cache(cache))
 
 
 def in_pieces(records: Sequence[Record], reading: ReadOptions) -> list[Record]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
-from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, raster, tiff
+from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, png, raster, tiff
 from nucstyle.data.decoders import Array as Array
 from nucstyle.data.label_rules import as_labels
 
@@ -52,7 +52,20 @@ def read_image(path: Path, reading: ReadOptions = DEFAULT) -> tuple[Tensor, Sour
     Raises:
         ImageError: Not an image, damaged, too large, of a shape that is not a single grey or RGB image, or not finite.
     """
-    array = _decode(path, Wanted.COLOURS, reading)
+    return image_of(_decode(path, Wanted.COLOURS, reading), path, reading)
+
+
+def image_of(array: Array, path: Path, reading: ReadOptions = DEFAULT) -> tuple[Tensor, Source]:
+    """An image as `read_image` gives it, of pixels that were read before.
+
+    Args:
+        array: From `read_pixels`.
+        path: Of the file.
+        reading: As for `read_image`.
+
+    Raises:
+        ImageError: Numbers that are not finite.
+    """
     channels = 1 if array.ndim == 2 else array.shape[2]
     unit, low, high = to_unit(array, value_range=reading.value_range, where=str(path))
     source = Source(path=path, dtype=array.dtype.name, channels=channels, low=low, high=high)
@@ -108,9 +121,12 @@ def to_unit(
     kind = np.float32 if array.dtype.itemsize <= 2 else np.float64
     image = torch.empty((3, *array.shape[:2]))
     for rows in _bands(*array.shape[:2]):
-        wide: Array = array[rows].astype(kind)
-        band = torch.from_numpy(np.clip((wide - low) / span, 0, 1).astype(np.float32, copy=False))
-        image[:, rows] = band if array.ndim == 2 else band.permute(2, 0, 1)
+        part = array[rows] if array.ndim == 2 else np.moveaxis(array[rows], 2, 0)
+        if array.dtype == np.uint8 and (low, high) == (0, 255):
+            np.divide(part, np.float32(255), out=image[:, rows].numpy())  # the same in one step
+        else:
+            wide: Array = part.astype(kind)
+            image[:, rows] = torch.from_numpy(np.clip((wide - low) / span, 0, 1).astype(np.float32, copy=False))
     return image, low, high
 
 
@@ -263,11 +279,43 @@ def read_labels(path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool
 
 def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:
     """Read the binary mask of one nucleus: (H, W) bool, true above half of its greatest number, be that 1 or 255."""
-    array = _decode(path, Wanted.MASK, reading)
-    _check_numbers(array, str(path))
+    size, covered = covered_pixels(path, reading)
+    mask = np.zeros(size, bool)
+    mask.reshape(-1)[covered] = True
+    return mask
+
+
+def covered_pixels(path: Path, reading: ReadOptions = DEFAULT) -> tuple[tuple[int, int], npt.NDArray[np.intp]]:
+    """Read the binary mask of one nucleus, which covers few pixels of a field.
+
+    Returns:
+        (height, width), and the numbers of the pixels that `read_mask` gives as true, counted along the rows.
+    """
+    array = _flat_grey(path, reading)
+    if array is None:
+        array = _decode(path, Wanted.MASK, reading)
+        _check_numbers(array, str(path))
     grey = array if array.ndim == 2 else array.max(axis=2)
-    top = float(grey.max()) if grey.size else 0.0
-    return np.asarray(grey > top / 2) if top > 0 else np.zeros(grey.shape, bool)
+    size = (grey.shape[0], grey.shape[1])
+    tops = grey.max(axis=1) if grey.size else np.zeros(1, np.uint8)
+    top = tops.max()
+    if top <= 0:
+        return size, np.empty(0, np.intp)
+    # Half of a whole number, rounded down, divides the same numbers and needs no floats.
+    half = top / 2 if grey.dtype.kind == "f" else int(top) // 2
+    rows = (tops > half).nonzero()[0]
+    part = grey[rows[0] : rows[-1] + 1]
+    return size, np.flatnonzero(part > half) + rows[0] * size[1]
+
+
+def _flat_grey(path: Path, reading: ReadOptions) -> Array | None:
+    """The pixels of most masks, of which there are many to an image; None where `_decode` must look."""
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return None
+    try:
+        return png.decode_grey(path.read_bytes(), reading.max_pixels)
+    except OSError:  # `_decode` says it in words
+        return None
 
 
 def write_labels(path: Path, labels: Tensor) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nucstyle.core.errors import OptionError
-from nucstyle.data.manifest import COLUMNS, Record
+from nucstyle.core.errors import OptionError, RunFolderError
+from nucstyle.data.manifest import COLUMNS, LineWriter, Record
 from nucstyle.data.run_folder import RESULT, read_json
 from nucstyle.data.weights import replace_durably
 
@@ -66,12 +67,13 @@ class Ledger:
             "field_of_view": record.field_of_view or "",
             **row,
         }
+        whole = {name: table.get(name, "") for name in LEDGER_COLUMNS}
         with (self._folder / LEDGER).open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n")
+            writer = LineWriter(file)
             if not file.tell():
-                writer.writeheader()
-            writer.writerow(table)
-        self.rows.append({name: table.get(name, "") for name in LEDGER_COLUMNS})
+                writer.writerow(LEDGER_COLUMNS)
+            writer.writerow(whole.values())
+        self.rows.append(whole)
 
     def sort(self, ids: Sequence[str]) -> None:
         """Bring the lines into the order of the data set, in which they are unless the work was stopped."""
@@ -99,19 +101,37 @@ def _read(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     text = path.read_bytes().decode("utf-8", "surrogateescape")
-    whole = text[: text.rfind("\n") + 1]
-    rows = [row for row in csv.DictReader(io.StringIO(whole, newline="")) if None not in row.values()]
-    kept = [row for row in rows if all((path.parent / row[name]).exists() for name in ("image", "labels") if row[name])]
+    lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    try:
+        if next(lines, list(LEDGER_COLUMNS)) != list(LEDGER_COLUMNS):
+            msg = f"{path}: damaged, its first line is not {','.join(LEDGER_COLUMNS[:3])},...; start again with --overwrite"
+            raise RunFolderError(msg)
+        rows = [dict(zip(LEDGER_COLUMNS, line, strict=True)) for line in lines if len(line) == len(LEDGER_COLUMNS)]
+    except csv.Error as error:
+        msg = f"{path}: damaged ({error}); start again with --overwrite"
+        raise RunFolderError(msg) from None
+    kept = [row for row in rows if _is_whole(row, path.parent)]
     _write(path, kept)
     return kept
+
+
+def _is_whole(row: Row, folder: Path) -> bool:
+    """Whether a line says what can be, and its files are there."""
+    try:
+        outcomes = json.loads(row["outcomes"] or "{}")
+        files = [folder / row[name] for name in ("image", "labels") if row[name]]
+        is_meant = row["copy"].isdecimal() and row["status"] in (ORIGINAL, RESTYLED, REFUSED)
+        return is_meant and isinstance(outcomes, dict) and all(file.exists() for file in files)
+    except (ValueError, RecursionError, OSError):  # no JSON, or a name that no file can have
+        return False
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
     partial = path.with_name(path.name + ".part")
     with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = LineWriter(file)
+        for line in (LEDGER_COLUMNS, *(row.values() for row in rows)):
+            writer.writerow(line)
     replace_durably(partial, path)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from nucstyle.core.errors import DatasetError
 
@@ -150,12 +151,31 @@ def _record(row: dict[str, str], folder: Path, where: str) -> Record:
     )
 
 
+class LineWriter:
+    """Writes lines of comma-separated values that come back as they are.
+
+    Python's `csv` leaves a carriage return without quotes, which ends the line on reading.
+
+    Args:
+        file: Opened with `newline=""`.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._plain = csv.writer(file, lineterminator="\n")
+        self._quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def writerow(self, cells: Iterable[object]) -> None:
+        """Write a line."""
+        line = [str(cell) for cell in cells]
+        (self._quoted if any("\r" in cell for cell in line) else self._plain).writerow(line)
+
+
 def write_manifest(path: Path, records: Iterable[Record]) -> None:
     """Write a manifest; paths are stored relative to it."""
     lines = list(records)
     with_components = any(record.components for record in lines)
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = LineWriter(file)
         writer.writerow([*COLUMNS, *([COMPONENTS] if with_components else [])])
         for record in lines:
             labels = _relative(record.labels, path.parent) if record.labels else ""

@@ -239,7 +239,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         msg = f"{path}: missing; the run has not finished, go on with --resume"
         raise RunFolderError(msg) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         msg = f"{path}: cannot be read ({error}); run the verb again with --overwrite"
         raise RunFolderError(msg) from None
     if not isinstance(value, dict):
@@ -251,10 +251,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a `log.jsonl`; a write that was cut off leaves a part of one, which is passed over."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             lines.append(line)

@@ -29,6 +29,7 @@ from nucstyle.data.image_io import from_unit, read_pixels, write_png, written_as
 from nucstyle.data.layouts import Writing, as_written, writing_of
 from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
 from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name, write_manifest
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target, read_log
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.modality.model import ModalityModel
@@ -71,6 +72,7 @@ def augment(
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     reading: ReadOptions = DEFAULT,
+    cache: CacheUse = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -94,6 +96,7 @@ def augment(
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         reading: How files are read where they leave it open.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         resume: Go on in `out`; what is there is not made again.
         overwrite: Replace what an earlier call wrote to `out`.
 
@@ -115,7 +118,7 @@ def augment(
         )
         for name in targets or model.modalities
     }
-    dataset = open_dataset(data, format=format, reading=reading)
+    dataset = open_dataset(data, format=format, reading=reading, cache=cache)
     inputs = [
         Path(data),
         weights_file,

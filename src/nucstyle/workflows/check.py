@@ -17,6 +17,7 @@ from nucstyle.core.errors import ImageError, InputError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image, resize_labels
 from nucstyle.core.sample import Sample
+from nucstyle.core.threads import for_each
 from nucstyle.data.dataset import Dataset, load
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.doctor import Survey, conclude, joined_fields, survey
@@ -29,7 +30,6 @@ from nucstyle.data.run_folder import RunFolder, check_target, write_json
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import draw_overlay
 from nucstyle.workflows.provenance import data_fingerprint
-from nucstyle.workflows.threads import for_each
 
 FINDINGS = "findings.json"
 _SAID = 5

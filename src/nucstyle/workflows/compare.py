@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.ledger import seen_in_making
 from nucstyle.data.manifest import check_file_names
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target, first_difference, read_config
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
@@ -81,6 +82,7 @@ def compare(
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     reading: ReadOptions = DEFAULT,
+    cache: CacheUse = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -109,6 +111,7 @@ def compare(
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         reading: How files are read where they leave it open, those of `test` as well.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         resume: Go on in `out`; finished cells are not trained again.
         overwrite: Replace a comparison in `out`.
 
@@ -125,9 +128,9 @@ def compare(
     _check_options(arms, protocol, annotated, on, tta, style)
     settled = segmenter_recipe(recipe, overrides)
     settled, source = settle_trunk(settled, trunk, start=None, run=folder if resume else None, progress=progress)
-    dataset = open_dataset(data, format=format, reading=reading)
+    dataset = open_dataset(data, format=format, reading=reading, cache=cache)
     check_file_names(dataset.records)
-    other = _other_images(test, dataset, reading)
+    other = _other_images(test, dataset, reading, cache)
     given = [Path(one) for one in (style, judge, trunk, test) if one is not None and Path(one).exists()]
     inputs = [Path(data), Path(recipe), *given, *dataset.files, *(other.files if other is not None else ())]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
@@ -157,7 +160,7 @@ def compare(
         made_by=seen_in_making(Path(data)),
         protocol=protocol,
         annotated=annotated,
-        references=cache(lambda: measure_references(named)),
+        references=functools.cache(lambda: measure_references(named)),
     )
     if not all(is_finished(cell_folder(folder, *key)) for key in chosen):
         train.read_all(progress)
@@ -221,7 +224,7 @@ def _check_options(
         raise OptionError(msg)
 
 
-def _other_images(test: Path | str | None, dataset: Dataset, reading: ReadOptions) -> Dataset | None:
+def _other_images(test: Path | str | None, dataset: Dataset, reading: ReadOptions, cache: CacheUse) -> Dataset | None:
     """The annotated images of `--test`; images that nobody annotated, such as those that DSB 2018 ignores, are left out.
 
     Raises:
@@ -229,7 +232,7 @@ def _other_images(test: Path | str | None, dataset: Dataset, reading: ReadOption
     """
     if test is None:
         return None
-    other = open_dataset(test, reading=reading).annotated()
+    other = open_dataset(test, reading=reading, cache=cache).annotated()
     check_file_names(other.records)
     if not len(other):
         msg = f"{test}: no annotated image in it, so --test has nothing to score; use predict"
@@ -312,12 +315,12 @@ class _Comparison:
     references: Callable[[], References]
     """Measured when the first arm asks for them."""
 
-    @cached_property
+    @functools.cached_property
     def precision(self) -> Literal["bf16", "fp32"]:
         """Number format of the trainings."""
         return resolve_precision(self.recipe.training.precision, self.device)
 
-    @cached_property
+    @functools.cached_property
     def config(self) -> dict[str, Any]:
         """For `config.toml` of the protocol: what every cell must agree on."""
         plain = self.run_of((NONE, 0)).config("compare")

@@ -87,7 +87,7 @@ def demo(
     """
     config, place = demo_config(overrides), choose_device(device)
     check_target(out, resume=resume, overwrite=overwrite)
-    dataset = open_dataset(sample_folder(), keep=True)
+    dataset = open_dataset(sample_folder(), keep=True, cache=False)
     table = {"verb": "demo", "seed": seed, "demo": to_table(config)}
     settings = DiscoverConfig(k=config.k, seed=seed)
     found = find_modalities(dataset, settings, progress=progress)

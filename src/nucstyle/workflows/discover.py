@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.config import build, with_overrides
-from nucstyle.core.errors import OptionError, RunFolderError
+from nucstyle.core.errors import OptionError, RunFolderError, WeightsError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.resize import resize_image
 from nucstyle.data.dataset import Dataset, open_dataset
@@ -173,7 +173,7 @@ def discover(
     """
     config = config or DiscoverConfig()
     refuse_restyled(Path(data), "finding modalities")
-    dataset = open_dataset(data, format=format, reading=reading)
+    dataset = open_dataset(data, format=format, reading=reading, cache=cache)
     inputs = [Path(data), *dataset.files, *([anchors] if anchors else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     _keep_edits(out)
@@ -217,7 +217,7 @@ def _anchored(dataset: Dataset, anchors: Path, progress: Progress) -> Dataset:
         records.append(replace(record, modality=known.modality) if known else record)
     if given:
         progress.say(f"{manifest}: {len(given)} of its images are not in the data and are taken along")
-    return Dataset([*records, *given.values()], reading=dataset.reading)
+    return dataset.like([*records, *given.values()])
 
 
 def _divided(
@@ -230,7 +230,7 @@ def _divided(
     statistics = measure_all(dataset, features=config.features, clahe=config.clahe, progress=progress, cache=cache)
     named = _fitted(dataset.records, statistics, config).records
     parts = divide(dataset, [record.modality for record in named], shares, seed=config.seed, progress=progress)
-    return Dataset(parts, reading=dataset.reading)
+    return dataset.like(parts)
 
 
 def find_modalities(
@@ -496,8 +496,16 @@ def thumbnail(image: Tensor, longest: int = THUMBNAIL_PX) -> Tensor:
 
 
 def read_modality_model(path: Path) -> ModalityModel:
-    """Read `modality.json`."""
-    return ModalityModel.from_state(read_json(path))
+    """Read `modality.json`.
+
+    Raises:
+        InputError: It cannot be read or is not whole.
+    """
+    try:
+        return ModalityModel.from_state(read_json(path))
+    except WeightsError as error:
+        msg = f"{path}: {error}"
+        raise WeightsError(msg) from None
 
 
 def numbers(model: ModalityModel, records: Sequence[Record]) -> list[int]:

@@ -9,6 +9,7 @@ from functools import partial
 
 from nucstyle.core.errors import OptionError
 from nucstyle.core.protocols import Progress
+from nucstyle.core.threads import for_each
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.decoders import ReadOptions
 from nucstyle.data.doctor import joined_fields
@@ -16,7 +17,6 @@ from nucstyle.data.fields import Outline, find_fields, outline
 from nucstyle.data.image_io import read_pixels
 from nucstyle.data.manifest import SPLITS, Record
 from nucstyle.data.splits import split_records
-from nucstyle.workflows.threads import for_each
 
 
 def shares_of(text: str) -> dict[str, float]:

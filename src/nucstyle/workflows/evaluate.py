@@ -12,6 +12,7 @@ from nucstyle.data.dataset import Dataset, open_dataset, require_labels
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import Record, file_name
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.metrics.dsb import ImageScore, dsb_score
 from nucstyle.metrics.summary import summarise
@@ -30,6 +31,7 @@ def evaluate(
     progress: Progress = SILENT,
     format: str | None = None,  # noqa: A002
     reading: ReadOptions = DEFAULT,
+    cache: CacheUse = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Score predictions.
@@ -41,6 +43,7 @@ def evaluate(
         progress: Shown to the person.
         format: Layout of the truth; None = find out.
         reading: How files are read where they leave it open.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         overwrite: Replace a run in `out`.
 
     Returns:
@@ -49,7 +52,7 @@ def evaluate(
     Raises:
         InputError: Nothing to score, or label maps that do not fit their image.
     """
-    dataset = open_dataset(truth, format=format, reading=reading)
+    dataset = open_dataset(truth, format=format, reading=reading, cache=cache)
     inputs = [Path(truth), Path(predicted), *dataset.files]
     if out is not None:
         check_target(out, resume=False, overwrite=overwrite, inputs=inputs)

@@ -17,6 +17,7 @@ from nucstyle.core.protocols import SILENT, Progress, Translator
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_png
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import load_weights
 from nucstyle.modality.model import ModalityModel
@@ -75,6 +76,7 @@ def evaluate_style(
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     reading: ReadOptions = DEFAULT,
+    cache: CacheUse = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measure a style model on images that it was not trained on.
@@ -92,6 +94,7 @@ def evaluate_style(
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         reading: How files are read where they leave it open.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         overwrite: Replace a run in `out`.
 
     Returns:
@@ -104,7 +107,7 @@ def evaluate_style(
     weights = load_weights(path, kind="style")
     model = style_from_weights(weights, str(path), device=place)
     seeing, foreground = load_weights(find_weights(judge, "judge"), kind="judge"), load_judge(judge, device=place)
-    dataset = open_dataset(data, format=format, reading=reading)
+    dataset = open_dataset(data, format=format, reading=reading, cache=cache)
     inputs = [Path(data), Path(style), Path(judge), *dataset.files]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     evaluated = dataset.part(on)

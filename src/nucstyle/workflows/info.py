@@ -11,11 +11,13 @@ import torch
 from nucstyle.core.errors import InputError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import resolve_precision
+from nucstyle.data.cache import cache_bytes, cache_folder
 from nucstyle.data.run_folder import RESULT, RunFolder, check_target, package_versions, read_config
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.workflows.load import WEIGHTS, shipped
 
 _LONG = ("trained_on", "masks_seen", "modality_model")
+_CACHE = "cache"
 _KINDS = ("style", "segmenter", "judge", "trunk")
 
 
@@ -40,7 +42,8 @@ def info(what: str | None = None, out: Path | None = None, *, overwrite: bool = 
     if out is not None:
         config = {"verb": "info", "what": what or "installation"}
         with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
-            run.write_result({"format": 1, "verb": "info", **described})
+            told = {name: value for name, value in described.items() if name != _CACHE}  # no path in a result
+            run.write_result({"format": 1, "verb": "info", **told})
     return described
 
 
@@ -52,6 +55,7 @@ def _installation() -> dict[str, Any]:
         "number format": resolve_precision("auto", device),
         "processor cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        _CACHE: f"{cache_folder() or 'none'} ({cache_bytes() / 1e6:.0f} MB; may be deleted at any time)",
         "shipped style weights": ", ".join(shipped("style")) or "none yet",
         "shipped segmenter weights": ", ".join(shipped("segmenter")) or "none yet",
         "shipped judges": ", ".join(shipped("judge")) or "none yet",

@@ -116,7 +116,7 @@ def with_modalities(
         progress.advance(done)
     _say_what_is_odd(taken, new, progress)
     if len(records) < len(dataset):
-        return Dataset(list(records.values()), keep=dataset.keeps, reading=dataset.reading)
+        return dataset.like(list(records.values()), keep=dataset.keeps)
     return dataset.with_records(list(records.values()))
 
 
@@ -149,7 +149,7 @@ def masked(dataset: Dataset, annotated: Sequence[str] | None, names: Sequence[st
         msg = f"--annotated {', '.join(unknown)}: no such modality; there are {', '.join(names)}"
         raise OptionError(msg)
     records = [one if one.modality in annotated else replace(one, labels=None) for one in dataset.records]
-    return Dataset(records, keep=dataset.keeps, reading=dataset.reading)
+    return dataset.like(records, keep=dataset.keeps)
 
 
 def check_masks_seen(

@@ -101,7 +101,7 @@ def predict(
     segmenter = load_segmenter(weights, device=device)
     if tile_px is not None:
         segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
-    dataset = open_dataset(images, format=format, reading=reading)
+    dataset = open_dataset(images, format=format, reading=reading, cache=False)
     check_file_names(dataset.records)
     weights_file = find_weights(weights, "segmenter")
     inputs = [Path(images), weights_file, *dataset.files]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nucstyle.core.clahe import ClaheConfig
+from nucstyle.core.installation import usable_cpus
 from nucstyle.core.protocols import Progress
 from nucstyle.data.cache import Cache, content_key, open_cache
 from nucstyle.data.dataset import Dataset
@@ -89,11 +89,6 @@ def _from_values(values: Any) -> ImageStatistics | None:  # noqa: ANN401
         return ImageStatistics(skew=float(values["skew"]), **{name: np.array(values[name], float) for name in _ARRAYS})
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def usable_cpus() -> int:
-    """Processors that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stacked(statistics: Sequence[ImageStatistics]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

@@ -202,8 +202,7 @@ class Measurer:
         both: dict[str, Record] = {
             one.id: one for one in (*self._evaluated.records, *self._train.records) if one.modality == name
         }
-        chosen = _thinned(sorted(both.values(), key=lambda one: one.id not in train), limit)
-        real = Dataset(chosen, reading=self._train.reading)
+        real = self._evaluated.like(_thinned(sorted(both.values(), key=lambda one: one.id not in train), limit))
         features: list[Array] = []
         trained: list[bool] = []
         fields: list[str] = []

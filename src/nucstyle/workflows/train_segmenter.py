@@ -20,6 +20,7 @@ from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.ledger import seen_in_making
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_state, load_weights
 from nucstyle.report.page import write_report
@@ -153,6 +154,7 @@ def train_segmenter(
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     reading: ReadOptions = DEFAULT,
+    cache: CacheUse = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -179,6 +181,7 @@ def train_segmenter(
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         reading: How files are read where they leave it open.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         resume: Go on in `out`; on a CPU to the same bits as without the interruption.
         overwrite: Replace a run in `out`.
 
@@ -196,7 +199,7 @@ def train_segmenter(
     start = load_weights(find_weights(init, "segmenter"), kind="segmenter") if init else None
     settled, trunk_source = settle_trunk(settled, trunk, start=start, run=out if resume else None, progress=progress)
     check_arm(augment, style)
-    dataset = open_dataset(data, format=format, reading=reading)
+    dataset = open_dataset(data, format=format, reading=reading, cache=cache)
     inputs = [Path(data), Path(recipe), *(Path(one) for one in (style, init, trunk) if one), *dataset.files]
     gated = style is not None and gate
     inputs += [find_weights(judge, "judge")] if gated and judge is not None else []

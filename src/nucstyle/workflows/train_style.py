@@ -19,6 +19,7 @@ from nucstyle.core.protocols import SILENT, Progress, Translator
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_png
+from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.modality.model import ModalityModel
@@ -105,6 +106,7 @@ def train_style(
     device: str = "auto",
     format: str | None = None,  # noqa: A002
     reading: ReadOptions = DEFAULT,
+    cache: CacheUse = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -123,6 +125,7 @@ def train_style(
         device: `auto`, `cpu`, `cuda`, ...
         format: Layout of the data; None = find out.
         reading: How files are read where they leave it open.
+        cache: Whether to use what was decoded before, as for `open_dataset`.
         resume: Go on in `out`; on a CPU to the same bits as without the interruption.
         overwrite: Replace a run in `out`.
 
@@ -135,7 +138,7 @@ def train_style(
         Interrupted: A signal; `resume` goes on.
     """
     settled, place = style_recipe(recipe, overrides), device_of_process(choose_device(device))
-    dataset = open_dataset(data, format=format, reading=reading)
+    dataset = open_dataset(data, format=format, reading=reading, cache=cache)
     inputs = [Path(data), Path(recipe), *([Path(init)] if init else []), *dataset.files]
     if is_first_process():
         check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)

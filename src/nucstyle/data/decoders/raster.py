@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +22,7 @@ from nucstyle.data.decoders import (
     Wanted,
     check_size,
     page_index,
+    png,
     refuse_transparent,
     upright,
     without_alpha,
@@ -92,13 +92,7 @@ def _check_png(data: bytes, file: ImageFile) -> None:
     if len(data) * _MOST_DEFLATED * 8 < bits:
         msg = f"its header promises {file.height} x {file.width} pixels, more than {len(data)} bytes can hold"
         raise OSError(msg)
-    place = 8
-    while place < len(data) and data[place + 4 : place + 8] != b"IEND":
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        if len(data) < end + 4 or zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            msg = f"the chunk at byte {place} is cut off or changed"
-            raise OSError(msg)
-        place = end + 4
+    png.check_sums(data)
 
 
 def _pixels(file: ImageFile, data: bytes, path: Path, wanted: Wanted) -> Array:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError
 from nucstyle.data.decoders import DEFAULT, ReadOptions
-from nucstyle.data.formats import Written, image_files
-from nucstyle.data.image_io import Array, read_mask, write_pixels
+from nucstyle.data.formats import Written, image_files, listed_images
+from nucstyle.data.image_io import Array, covered_pixels, write_pixels
 from nucstyle.data.manifest import Misfit, Record, listed
 
 
@@ -69,9 +69,13 @@ def mask_files(folder: Path) -> list[Path]:
     """The masks in a folder, in the order that gives them their numbers.
 
     Raises:
-        ImageError: There is none.
+        ImageError: There is none, or the folder cannot be read, or is gone.
     """
-    files = image_files(folder)
+    try:
+        files = listed_images(folder)
+    except OSError as error:
+        msg = f"{folder}: the masks cannot be listed ({error.strerror}); correct the path or its permissions"
+        raise ImageError(msg) from None
     if not files:
         msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
         raise ImageError(msg)
@@ -92,12 +96,13 @@ def read_mask_folder(folder: Path, reading: ReadOptions = DEFAULT) -> Tensor:
         ImageError: No mask in the folder, masks of different sizes, or more than the size of int32.
     """
     files = mask_files(folder)
-    first = read_mask(files[0], reading)
-    labels = torch.zeros(first.shape, dtype=torch.int32)
-    for number, file in enumerate(files, start=1):
-        mask = torch.from_numpy(read_mask(file, reading) if number > 1 else first)
-        if mask.shape != labels.shape:
-            msg = f"{file}: size {tuple(mask.shape)} differs from {tuple(labels.shape)} of {files[0].name} beside it"
+    size, covered = covered_pixels(files[0], reading)
+    labels = np.zeros(size[0] * size[1], np.int32)
+    labels[covered] = 1
+    for number, file in enumerate(files[1:], start=2):
+        its_size, covered = covered_pixels(file, reading)
+        if its_size != size:
+            msg = f"{file}: size {its_size} differs from {size} of {files[0].name} beside it"
             raise ImageError(msg)
-        labels[mask & (labels == 0)] = number
-    return labels
+        labels[covered[labels[covered] == 0]] = number
+    return torch.from_numpy(labels.reshape(size))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from nucstyle.core.installation import usable_cpus
 from nucstyle.core.protocols import Progress
-from nucstyle.workflows.statistics import usable_cpus
 
 _MOST = 8
 """At most so many threads, each with one file in memory."""
