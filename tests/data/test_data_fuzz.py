@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -21,11 +26,15 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from roifile import ImagejRoi
 
 from nucstyle.core.config import to_toml
 from nucstyle.core.errors import NucstyleError
+from nucstyle.data.archives import unpack
+from nucstyle.data.dataset import open_dataset
 from nucstyle.data.formats.dsb2018 import read_mask_folder
 from nucstyle.data.image_io import read_image, read_labels, read_mask, write_labels
+from nucstyle.data.layouts import writing_of
 from nucstyle.data.ledger import LEDGER_COLUMNS, Ledger
 from nucstyle.data.manifest import Record, read_manifest, write_manifest
 from nucstyle.data.run_folder import read_config, read_json, read_log
@@ -34,7 +43,7 @@ from nucstyle.modality.features import measure
 from nucstyle.modality.model import ModalityModel
 from nucstyle.workflows.discover import read_modality_model
 
-FAST, WHOLE = 40, 4000
+FAST, WHOLE = 40, 1000
 SOON_S = 20
 """No case may take longer, on a machine that has other work too."""
 
@@ -63,6 +72,10 @@ def grey() -> np.ndarray:
 
 def colour() -> np.ndarray:
     return np.stack([grey(), grey().T[:40, :40].repeat(2, 1)[:, :50], 255 - grey()], -1)
+
+
+def deep_colour() -> np.ndarray:
+    return colour().astype(np.uint16) * 200
 
 
 def labels() -> torch.Tensor:
@@ -125,7 +138,78 @@ def one_of_three_masks(path: Path) -> None:
         Image.fromarray(np.where(labels().numpy() == number, 255, 0).astype(np.uint8)).save(path.parent / name)
 
 
+def described(layout: str) -> Callable[[Path], None]:
+    """A data set in a layout whose one file, at the root, describes all nuclei."""
+
+    def write(path: Path) -> None:
+        writing = writing_of(layout)
+        records = []
+        for name in ("a", "b"):
+            made = writing.write(path.parent, name, grey(), labels(), None)
+            records.append(Record(id=name, image=made.image, labels=made.labels))
+        assert writing.finish is not None
+        writing.finish(path.parent, records, set())
+        assert path.is_file()
+
+    return write
+
+
+def outlined(layout: str) -> Callable[[Path], None]:
+    """An image with the file of its nuclei beside it."""
+
+    def write(path: Path) -> None:
+        Image.fromarray(grey()).save(path.parent / "field.png")
+        nuclei_writer = writing_of(layout).write_nuclei
+        assert nuclei_writer is not None
+        file, _ = nuclei_writer(path.parent / "elsewhere", "field", labels())
+        file.replace(path)
+        shutil.rmtree(path.parent / "elsewhere")
+
+    return write
+
+
+def roi(path: Path) -> None:
+    Image.fromarray(grey()).save(path.parent / "field.png")
+    path.write_bytes(ImagejRoi.frompoints(np.array([[5, 5], [20, 5], [20, 18], [5, 18]])).tobytes())
+
+
+def segmented(path: Path) -> None:
+    Image.fromarray(grey()).save(path.parent / "field.png")
+    np.save(path, {"masks": labels().numpy().astype(np.uint16), "filename": "field.png", "ismanual": np.zeros(8, bool)})
+
+
+MEMBERS = {"images/a.png": grey().tobytes(), "masks/a/1.png": bytes(range(256)) * 3, "notes.txt": b"nothing"}
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in MEMBERS.items():
+            file.writestr(name, content)
+
+
+def tarred(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in MEMBERS.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+
+
 # What is read, as something that can be compared
+
+
+def nuclei(path: Path) -> Any:
+    samples = list(open_dataset(path.parent, cache=False))
+    return [(one.id, None if one.labels is None else one.labels.tolist()) for one in samples]
+
+
+def unpacked(path: Path) -> list[bytes]:
+    """The contents alone: in a zip file, names have no checksum."""
+    with mock.patch("nucstyle.data.archives.os.sync"):  # thousands of times
+        unpack(path, path.parent / "unpacked")
+    contents = sorted(file.read_bytes() for file in (path.parent / "unpacked").rglob("*") if file.is_file())
+    shutil.rmtree(path.parent / "unpacked")
+    return contents
 
 
 def pixels(path: Path) -> Any:
@@ -162,7 +246,22 @@ KINDS = (
     Kind("tiles.tif", written(grey(), tile=(16, 16), compression="zstd"), pixels),
     Kind("float.tif", written(grey().astype(np.float32)), pixels),
     Kind("numbers.tif", lambda path: write_labels(path, labels()), numbers),
+    Kind("bits.png", lambda path: Image.fromarray(grey() > 99).save(path), pixels, True),
+    Kind("deep-colour.png", lambda path: path.write_bytes(imagecodecs.png_encode(deep_colour())), pixels, True),
+    Kind("inks.jpg", lambda path: Image.fromarray(colour()).convert("CMYK").save(path), pixels),
+    Kind("jpeg.tif", written(colour(), compression="jpeg", photometric="rgb"), pixels),
+    Kind("predicted.tif", written(grey().astype(np.uint16) * 9, compression="deflate", predictor=True), pixels),
+    Kind("large.tif", written(grey(), bigtiff=True), pixels),
     Kind("array.npy", lambda path: np.save(path, grey()), pixels),
+    Kind("numbers.npy", lambda path: np.save(path, labels().numpy()), numbers),
+    Kind("labels.csv", described("rle"), nuclei),
+    Kind("instances.json", described("coco"), nuclei),
+    Kind("field.geojson", outlined("geojson"), nuclei),
+    Kind("field_rois.zip", outlined("imagej"), nuclei),
+    Kind("field.roi", roi, nuclei),
+    Kind("field_seg.npy", segmented, nuclei),
+    Kind("all.zip", zipped, unpacked, True),
+    Kind("all.tar.gz", tarred, unpacked, True),
     Kind("manifest.csv", manifest, read_manifest),
     Kind("augment_manifest.csv", ledger, lambda path: Ledger(path.parent).rows),
     Kind("modality.json", modality, lambda path: read_modality_model(path).state()),
@@ -274,6 +373,8 @@ READERS = {kind.name: replace(kind, is_summed=False) for kind in KINDS}
 @example(data=b"a = " + b"[" * 100_000)
 @example(data=b"\0" * 200_000)
 def test_bytes_that_mean_nothing_are_refused_or_read(name, tmp_path, data):
+    if not (tmp_path / name).exists():
+        READERS[name].write(tmp_path / name)  # with what belongs to it
     (tmp_path / name).write_bytes(data)
     check(READERS[name], tmp_path / name, None)
 
