@@ -246,6 +246,16 @@ def test_a_range_is_applied_to_what_was_kept(settled, write_pairs, decoded):
     assert len(decoded) == 2  # image and labels, once each
 
 
+@pytest.mark.timeout(60)
+def test_a_pipe_is_not_read(settled, masks, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert PixelCache(tmp_path / "kept").get(tmp_path / "pipe.png", lambda: np.zeros((1, 1))).size == 1
+    pipe = masks / "field-0/masks/pipe.png"
+    os.mkfifo(pipe)
+    with pytest.raises(ImageError, match=r"pipe\.png: no such image file"):
+        open_dataset(masks)[0]
+
+
 # Files that change
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ def modulate(features: Tensor, scale_and_shift: Tensor) -> Tensor:
         scale_and_shift: (B, 2 C), s then t.
     """
     scale, shift = scale_and_shift[:, :, None, None].chunk(2, dim=1)
-    return features * (1 + scale) + shift
+    return torch.addcmul(shift, features, 1 + scale)
 
 
 def pixel_norm(features: Tensor) -> Tensor:
