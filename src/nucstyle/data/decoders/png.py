@@ -23,8 +23,7 @@ _GREY_8_BIT = (8, 0, 0, 0, 0)
 _MOST_PX = 1 << 24
 _MOST_ROWS = 256
 """Pictures that are larger, or have more rows that depend on others, are left to a compiled decoder."""
-_MATTER = {b"tRNS", b"eXIf", b"acTL"}
-"""Of the chunks that may be left out, those that change what is seen: transparency, orientation and animation."""
+_PLAIN = {b"IHDR", b"IDAT", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"tIME"}
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -60,6 +59,15 @@ def check_sums(png: bytes) -> None:
         pass
 
 
+def is_plain(png: bytes) -> bool:
+    """Whether a PNG holds pixels and their resolution, and nothing that would change what is seen, or must be judged.
+
+    Raises:
+        OSError: As `chunks`.
+    """
+    return all(kind in _PLAIN for kind, _ in chunks(png))
+
+
 def decode_grey(png: bytes, most_pixels: int = _MOST_PX) -> Bytes | None:
     """Read an 8-bit grey PNG that is mostly flat.
 
@@ -78,9 +86,7 @@ def decode_grey(png: bytes, most_pixels: int = _MOST_PX) -> Bytes | None:
         return None
     parts = list(chunks(png))
     kinds = [kind for kind, _ in parts]
-    # A small letter at the front: a decoder may leave this chunk out.
-    is_plain = kinds[:1] == [b"IHDR"] and all(kind == b"IDAT" or kind[:1].islower() for kind in kinds[1:])
-    if not is_plain or _MATTER.intersection(kinds) or len(parts[0][1]) != 13:
+    if kinds[:1] != [b"IHDR"] or b"IHDR" in kinds[1:] or not _PLAIN.issuperset(kinds) or len(parts[0][1]) != 13:
         return None
     width, height, *kind = struct.unpack(">IIBBBBB", parts[0][1])
     if tuple(kind) != _GREY_8_BIT or not 0 < width * height <= min(most_pixels, _MOST_PX):
@@ -99,24 +105,33 @@ def _unfiltered(rows: Bytes) -> Bytes | None:
     stored = filters.nonzero()[0]
     if len(stored) > _MOST_ROWS:
         return None
-    nothing = np.zeros(pixels.shape[1], np.uint8)
-    for row, kind in zip(stored.tolist(), filters[stored].tolist(), strict=True):
-        undo = _UNDO.get(kind)
+    begin = 0
+    for end in [*((np.diff(stored) != 1) | (np.diff(filters[stored]) != 0)).nonzero()[0] + 1, len(stored)]:
+        if end == begin:
+            break
+        undo = _UNDO.get(int(filters[stored[begin]]))
         if undo is None:
             return None
-        undo(pixels[row], pixels[row - 1] if row else nothing)
+        undo(pixels, int(stored[begin]), int(stored[end - 1]) + 1)
+        begin = end
     return pixels
 
 
-def _add_left(line: Bytes, above: Bytes) -> None:
-    np.add.accumulate(line, out=line)
+def _add_left(pixels: Bytes, start: int, stop: int) -> None:
+    np.add.accumulate(pixels[start:stop], axis=1, out=pixels[start:stop])
 
 
-def _add_above(line: Bytes, above: Bytes) -> None:
-    line += above
+def _add_above(pixels: Bytes, start: int, stop: int) -> None:
+    start = max(0, start - 1)  # the row above is the first of the sums; above the image is nothing
+    np.add.accumulate(pixels[start:stop], axis=0, out=pixels[start:stop])
 
 
-def _add_nearest(line: Bytes, above: Bytes) -> None:
+def _add_nearest(pixels: Bytes, start: int, stop: int) -> None:
+    for row in range(start, stop):
+        _add_nearest_of(pixels[row], pixels[row - 1] if row else np.zeros_like(pixels[row]))
+
+
+def _add_nearest_of(line: Bytes, above: Bytes) -> None:
     """That of the pixels left, above and between them that is nearest to left + above - between, after Paeth.
 
     Where those above and between are equal, it is the one on the left, so that only the turns need a look.
@@ -131,6 +146,6 @@ def _add_nearest(line: Bytes, above: Bytes) -> None:
         np.add.accumulate(line[turn:end], out=line[turn:end])
 
 
-_UNDO: Mapping[int, Callable[[Bytes, Bytes], None]] = {1: _add_left, 2: _add_above, 4: _add_nearest}
-"""By the number of a filter: turns a row of differences into pixels, in place, given the row above. The third, of averages, does
-not come in masks."""
+_UNDO: Mapping[int, Callable[[Bytes, int, int], None]] = {1: _add_left, 2: _add_above, 4: _add_nearest}
+"""By the number of a filter: turns rows of differences into pixels, in place, given the row above them. The third, of averages,
+does not come in masks."""

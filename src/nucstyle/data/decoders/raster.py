@@ -1,4 +1,4 @@
-"""PNG, JPEG and BMP, with Pillow; 16-bit colour, which Pillow would reduce to 8 bits, with imagecodecs."""
+"""PNG, JPEG and BMP, with Pillow; plain PNG, and 16-bit colour, which Pillow would reduce to 8 bits, with imagecodecs."""
 
 from __future__ import annotations
 
@@ -114,9 +114,11 @@ def _pixels(file: ImageFile, data: bytes, path: Path, wanted: Wanted) -> Array:
 
 
 def _deep(file: ImageFile, data: bytes, depth: int) -> Array:
-    """All bits: of 16 in colour, Pillow would keep 8."""
+    """All bits: of 16 in colour, Pillow would keep 8. Of 8, imagecodecs gives what Pillow does in half the time."""
     if depth == 16 and file.mode in ("LA", "RGB", "RGBA"):
         return np.asarray(imagecodecs.png_decode(data))[..., : len(file.getbands())]
+    if file.format == "PNG" and depth == 8 and file.mode in ("L", "RGB", "RGBA") and png.is_plain(data):
+        return np.asarray(imagecodecs.png_decode(data))
     return np.array(file)
 
 
