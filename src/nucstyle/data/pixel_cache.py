@@ -17,6 +17,7 @@ import hashlib
 import mmap
 import os
 import shutil
+import stat
 import struct
 import threading
 import time
@@ -122,7 +123,7 @@ def _place(folder: Path, *key: object) -> Path:
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """None for what cannot be looked at."""
+    """None for what cannot be looked at, and for pipes and devices: whoever reads them to hash them may never end."""
     now = time.time_ns()
     try:
         if path.is_dir():
@@ -131,6 +132,8 @@ def _stamp(path: Path) -> _Stamp | None:
         else:
             stats = [(path.name, path.stat())]
     except OSError:
+        return None
+    if not all(stat.S_ISREG(one.st_mode) or stat.S_ISDIR(one.st_mode) for _, one in stats):
         return None
     newest = max((max(one.st_mtime_ns, one.st_ctime_ns) for _, one in stats), default=now)
     files = tuple((name, one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino) for name, one in stats)
