@@ -1,6 +1,9 @@
 """The steps of the published recipes: labels stay on their nuclei, and every number means what the recipe says."""
 
 import dataclasses
+import importlib
+import inspect
+import pkgutil
 
 import pytest
 import torch
@@ -8,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import find_objects
 
-from nucstyle.augment.steps import Cut, Enlarge, FillHoles, Fit, Flip, ShiftChannels, Turn, mosaic
+import nucstyle.augment
+from nucstyle.augment.base import Augmentation
+from nucstyle.augment.colour import ColourJitter
+from nucstyle.augment.fourier import FourierSwap
+from nucstyle.augment.geometric import CropConfig, RandomCrop
+from nucstyle.augment.histogram import HistogramMatch
+from nucstyle.augment.recolour import Recolour
+from nucstyle.augment.reinhard import Reinhard
+from nucstyle.augment.steps import Cut, Enhance, Enlarge, FillHoles, Fit, Flip, ShiftChannels, Turn, mosaic
+from nucstyle.augment.style import StyleTransfer
 from nucstyle.core.rng import generator
 from nucstyle.core.sample import Sample
 
@@ -57,6 +69,38 @@ def test_no_number_comes_up_between_two_numbers(name):
     far_apart = dataclasses.replace(sample, labels=numbers[sample.labels.long()])
     for made in results(STEPS[name], far_apart):
         assert len(torch.unique(made.labels[made.labels > 0])) <= 4
+
+
+def every_augmentation(references, translator):
+    """One of each kind that there is, which always acts."""
+    examples = (Recolour, HistogramMatch, Reinhard, FourierSwap)
+    made = [
+        *STEPS.values(),
+        *(kind(references, p=1.0) for kind in examples),
+        ColourJitter(p=1.0),
+        Enhance(),
+        RandomCrop(CropConfig(size_px=64)),
+        StyleTransfer(translator, p=1.0, gate=None),
+    ]
+    return {type(one): one for one in made}
+
+
+def test_whatever_is_done_to_an_image_no_nucleus_comes_up_and_numbers_stay_whole(references, fake_translator):
+    """Also of an augmentation that somebody adds later."""
+    names = (one.name for one in pkgutil.iter_modules(nucstyle.augment.__path__, "nucstyle.augment."))
+    kinds = (kind for name in names for kind in vars(importlib.import_module(name)).values() if inspect.isclass(kind))
+    found = {kind for kind in kinds if issubclass(kind, Augmentation) and not inspect.isabstract(kind)}
+    table = every_augmentation(references, fake_translator)
+    assert set(table) == found
+    sample = discs()
+    numbers = torch.tensor([0, 1, 90, 200, 40_000], dtype=torch.int32)
+    far_apart = dataclasses.replace(sample, labels=numbers[sample.labels.long()])
+    for kind, one in table.items():
+        drawing = generator("labels", kind.__name__)
+        for _ in range(12):
+            labels = one.augment(far_apart, drawing).labels
+            assert labels.dtype == torch.int32
+            assert len(torch.unique(labels[labels > 0])) <= 4, kind
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -190,7 +190,7 @@ def test_a_file_that_is_of_no_layout_is_refused_whatever_it_is_called(save, layo
 def test_hidden_files_that_some_systems_leave_beside_images_are_no_images(save, tmp_path):
     save("a/images/a.png")
     save("a/masks/1.png", np.full((2, 3), 255, np.uint8))
-    for name in ("a/images/._a.png", "a/masks/._1.png"):
+    for name in ("a/images/._a.png", "a/masks/._1.png", "a/images/..png"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
     (record,) = open_dataset(tmp_path).records
     assert torch.equal(load(record).labels, torch.ones(2, 3, dtype=torch.int32))

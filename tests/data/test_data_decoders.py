@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from nucstyle.core.errors import ImageError, OptionError
-from nucstyle.data.decoders import ReadOptions, tiff
+from nucstyle.data.decoders import ReadOptions, npy, raster, tiff
 from nucstyle.data.image_io import read_image, read_labels, read_mask, read_pixels, write_pixels
 
 
@@ -583,6 +583,23 @@ def test_tags_that_do_not_fit_into_memory_are_damage(tmp_path, refusal, labels, 
     assert "its tags ask for more memory than there is" in refusal(ImageError, read_image, tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.npy"])
+def test_a_file_that_asks_for_more_memory_than_there_is_is_refused_by_its_name(
+    tmp_path, refusal, labels, monkeypatch, name
+):
+    def too_much(*_):
+        raise MemoryError
+
+    np.save(tmp_path / "a.npy", labels)
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", labels)
+    for decoder in (tiff, raster, npy):
+        monkeypatch.setattr(decoder, "check_size", too_much)
+    for read in (read_image, read_labels, read_mask if name != "a.png" else read_image):
+        message = refusal(ImageError, read, tmp_path / name)
+        assert message.startswith(f"{tmp_path / name}: needs more memory than there is; crop or tile the image")
+
+
 def test_a_file_that_may_not_be_read_is_refused_with_the_reason(tmp_path, refusal, labels, monkeypatch):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, labels)
@@ -652,6 +669,7 @@ for path in sys.argv[1:]:
     for read in (read_image, read_labels, read_mask):
         try:
             read(Path(path))
+            print(f"{path}: read as {read.__name__[5:]}")
         except ImageError as error:
             print(error)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -675,6 +693,8 @@ def test_bombs_and_lies_are_refused_without_the_memory_that_they_ask_for(tmp_pat
     command = [sys.executable, "-c", PEAK, *map(str, bombs)]
     *lines, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(lines) == 3 * len(bombs)
+    # Of masks, the pixels alone are decoded: a text is passed over.
+    assert [line for line in lines if ": read as " in line] == [f"{tmp_path / 'text.png'}: read as mask"]
     assert int(grown) < 20_000 * (1 if sys.platform == "linux" else 1024), "in kilobytes"
 
 

@@ -351,6 +351,16 @@ def same_file_name(folder):
     return [folder / "images" / "0.png", folder / "images" / "1.png"]
 
 
+def names_that_differ_in_case(folder):
+    as_manifest(folder, id="Field-1 field-1 c d")
+    return [folder / "images" / "0.png", folder / "images" / "1.png"]
+
+
+def names_that_differ_in_how_an_accent_is_stored(folder):
+    as_manifest(folder, id="\u00e9 e\u0301 c d")
+    return [folder / "images" / "0.png", folder / "images" / "1.png"]
+
+
 def not_annotated(folder):
     as_pairs(folder)
     shutil.rmtree(folder / "labels")
@@ -394,6 +404,8 @@ CASES = {
     no_nuclei_in_masks: "no-nuclei",
     file_name: "file-name",
     same_file_name: "file-name",
+    names_that_differ_in_case: "similar-names",
+    names_that_differ_in_how_an_accent_is_stored: "similar-names",
     not_annotated: "not-annotated",
 }
 

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import tifffile
 import torch
 from PIL import Image, ImageFile
 
+import nucstyle
 from nucstyle.core.errors import ImageError
 from nucstyle.core.sample import Source
 from nucstyle.data import image_io
@@ -356,6 +358,9 @@ def test_a_tiff_with_one_wrong_byte_never_ends_in_anything_but_an_image_or_a_ref
 
 def test_nobody_may_tell_pillow_to_fill_up_truncated_files():
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    files = sorted(Path(nucstyle.__file__).parent.rglob("*.py"))
+    assert len(files) > 40
+    assert [file for file in files if "LOAD_TRUNCATED_IMAGES" in file.read_text()] == []
 
 
 # Labels

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pytest
@@ -104,6 +105,15 @@ def test_a_manifest_that_is_no_text_or_not_there_is_refused(manifest, refusal, t
     path = manifest("a,b.png,,,,", encoding="utf-16")
     assert refusal(DatasetError, read_manifest, path).startswith(f"{path}: cannot be read as UTF-8 text (")
     assert "cannot be read" in refusal(DatasetError, read_manifest, tmp_path / "none.csv")
+
+
+def test_names_of_files_that_are_no_utf_8_come_back_and_other_text_is_refused(tmp_path, refusal):
+    name = os.fsdecode(b"\xe9")
+    record = Record(id=name, image=tmp_path / f"{name}.png", split="train")
+    write_manifest(tmp_path / "manifest.csv", [record])
+    assert "cannot be read as UTF-8 text" in refusal(DatasetError, read_manifest, tmp_path / "manifest.csv")
+    record.image.write_bytes(b"")
+    assert read_manifest(tmp_path / "manifest.csv") == [record]
 
 
 def test_one_id_for_two_images_is_refused_with_both_files(refusal, tmp_path):

@@ -209,11 +209,30 @@ def test_a_file_whose_checksum_was_left_out_is_refused(tmp_path, refusal):
 
 
 @pytest.mark.parametrize(
-    "content", [b"<!DOCTYPE html><html></html>", b"version https://git-lfs.github.com/spec/v1\n", b"\xff" * 99]
+    ("content", "seen"),
+    [
+        (b"<!DOCTYPE html><html></html>", "it looks like an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer; fetch the real file"),
+        (b"", "the file is empty"),
+        (b"\xff" * 99, "it begins with b'\\xff"),
+    ],
 )
-def test_a_file_that_holds_no_weights_is_refused(tmp_path, refusal, content):
+def test_a_file_that_holds_no_weights_is_refused_with_what_it_looks_like(tmp_path, refusal, content, seen):
     (tmp_path / "a").write_bytes(content)
-    assert "damaged or not a weights file" in refusal(WeightsError, load, tmp_path / "a")
+    message = refusal(WeightsError, load, tmp_path / "a")
+    assert message.startswith(f"{tmp_path / 'a'}: damaged or not a weights file (")
+    assert seen in message
+
+
+def test_weights_that_may_not_be_read_are_refused_with_the_reason(file, refusal, monkeypatch):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(weights, "safe_open", forbidden)
+    assert (
+        refusal(WeightsError, load, file)
+        == f"{file}: cannot be read (Permission denied); check the file and its permissions"
+    )
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, refusal):

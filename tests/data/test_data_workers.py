@@ -11,14 +11,14 @@ from torch.utils.data import DataLoader
 from nucstyle.core.errors import ImageError
 from nucstyle.data.dataset import Dataset, open_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two workers on one core, too
 
 
 def loader_of(dataset, **options):
     return DataLoader(dataset, batch_size=2, collate_fn=list, **options)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_what_one_process_reads(write_pairs, start):
     dataset = open_dataset(write_pairs())
     alone = [sample for batch in loader_of(dataset) for sample in batch]
@@ -36,7 +36,7 @@ def test_workers_read_what_one_process_reads(write_pairs, start):
 def test_a_file_that_a_worker_cannot_use_is_named(write_pairs, workers):
     folder = write_pairs()
     (folder / "images/field-5.png").write_bytes(b"")
-    with pytest.raises(ImageError, match=r"field-5\.png: not a PNG, JPEG, BMP or TIFF image \(the file is empty\)"):
+    with pytest.raises(ImageError, match=r"field-5\.png: not a PNG, .*\(the file is empty\)"):
         list(loader_of(open_dataset(folder), num_workers=workers))
 
 

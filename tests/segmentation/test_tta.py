@@ -271,6 +271,22 @@ def test_images_of_a_few_pixels_are_predicted_in_every_mode(segmenter, size):
         assert int(decoded.labels.max()) == len(decoded.scores)
 
 
+def test_images_of_every_size_keep_it(segmenter):
+    sizes = [(side, side) for side in range(1, 34)] + [(1, side) for side in range(1, 34)]
+    for size in [*sizes, (1, 500), (500, 1), (161, 519), (390, 239)]:
+        decoded = segment(segmenter, image_of(*size), TestTimeAugmentation("none"))
+        assert decoded.labels.shape == size
+        assert int(decoded.labels.max()) == len(decoded.scores)
+        assert bool(decoded.scores.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [(1, 500), (161, 519), (390, 239)])
+def test_the_real_trunk_keeps_odd_sizes_too(segmenter_of, size):
+    decoded = segment(segmenter_of(real=True), image_of(*size), TestTimeAugmentation("none"))
+    assert decoded.labels.shape == size
+    assert int(decoded.labels.max()) == len(decoded.scores)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 50)])
 def test_images_of_a_few_pixels_survive_being_made_smaller(segmenter, size):
     prediction = TestTimeAugmentation("full").predict(segmenter, image_of(*size))

@@ -52,6 +52,14 @@ def test_an_image_of_any_size_keeps_its_size_and_range(style_model, size):
         assert float(made.max()) <= 1
 
 
+def test_images_of_every_size_keep_it(style_model):
+    sizes = [(side, side) for side in range(1, 34)] + [(1, side) for side in range(1, 34)]
+    for size in [*sizes, (1, 500), (390, 239)]:
+        made = moved(style_model, image_of(*size))
+        assert made.shape == (1, 3, *size)
+        assert bool(made.isfinite().all())
+
+
 def test_no_pixel_moves(style_model):
     """A mark that is moved by some pixels moves its traces by as many: nothing is cropped or padded at the wrong side."""
     ys, xs = torch.meshgrid(torch.arange(64.0), torch.arange(96.0), indexing="ij")

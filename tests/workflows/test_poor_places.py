@@ -173,6 +173,20 @@ def test_somebody_without_a_home_can_work(write_pairs, tmp_path):
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("verb", ["train-style", "train-segmenter"])
+def test_training_wants_no_network(write_pairs, tmp_path, verb):
+    write_pairs("data", fluorescence=2, stained=2)
+    small = {
+        "train-style": ("judge_steps=0", "width=4", "size_px=32"),
+        "train-segmenter": ("size_px=64", "batch_size=1", "pyramid_channels=16", "box_head_size=32", "mask_layers=1"),
+    }
+    settings = [word for one in small[verb] for word in ("--set", one)]
+    finished = run_apart(WITHOUT_NETWORK, *READERS[verb], *settings, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "out" / "weights.safetensors").is_file()
+
+
+@pytest.mark.timeout(900)
 def test_import_and_prediction_want_no_network(write_pairs, tmp_path):
     write_pairs("data", fluorescence=1, stained=0)
     finished = run_apart(WITHOUT_NETWORK, *READERS["predict"], folder=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +100,7 @@ def conclude(images: Sequence[Examined]) -> tuple[list[Finding], Fields]:
     # Labels of another image may by chance fit better when moved; that they are another's says it all.
     seen = (finding for one in images for finding in one.findings)
     findings = [one for one in seen if one.kind != "shifted-labels" or exchanged.isdisjoint(one.ids)]
-    for rule in (_unannotated, _untrained, _unnameable, _leaking):
+    for rule in (_unannotated, _untrained, _unnameable, _similar, _leaking):
         findings += rule(records)
     findings += swapped
     findings += _duplicates(readable, fields)
@@ -150,6 +151,18 @@ def _unnameable(records: Sequence[Record]) -> Iterator[Finding]:
     for name, same in names.items():
         if len(same) > 1:
             yield _finding("file-name", f"{len(same)} ids give the file name {name!r}", same)
+
+
+def _similar(records: Sequence[Record]) -> Iterator[Finding]:
+    """Names that are two here and one on a file system that folds them, as those of Windows and macOS do."""
+    folded: dict[str, dict[str, Record]] = defaultdict(dict)
+    for record in records:
+        name = file_name(record.id)
+        folded[unicodedata.normalize("NFC", name).casefold()].setdefault(name, record)
+    for same in folded.values():
+        if len(same) > 1:
+            names = " and ".join(ascii(name) for name in same)
+            yield _finding("similar-names", f"{names} are one name to some systems", list(same.values()))
 
 
 def _leaking(records: Sequence[Record]) -> Iterator[Finding]:

@@ -91,6 +91,11 @@ KINDS: Mapping[str, Kind] = {
     "no-background": Kind("warning", "labels without background", "give the background the number 0"),
     "no-nuclei": Kind("note", "annotated, and no nucleus in it", "nothing, if there is none in the image"),
     "file-name": Kind("warning", "an id that cannot name a file", "rename the image: predict and augment refuse it"),
+    "similar-names": Kind(
+        "warning",
+        "names that differ only in small and capital letters, or in how an accent is stored",
+        "rename one: Windows and macOS take them for one name, and one file would replace the other there",
+    ),
     "not-annotated": Kind("note", "no image is annotated", "add labels to train a segmenter; all else works without"),
 }
 """In the order in which they are told."""

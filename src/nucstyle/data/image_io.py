@@ -234,8 +234,11 @@ def refusing(path: Path) -> Iterator[None]:
         raise ImageError(msg)
     try:
         yield
-    except (ImageError, Interrupted, MemoryError):
+    except (ImageError, Interrupted):
         raise
+    except MemoryError:  # also what a damaged header asks for; the other files of a batch must not suffer
+        msg = f"{path}: needs more memory than there is; crop or tile the image, or replace the file if it is damaged"
+        raise ImageError(msg) from None
     except UnidentifiedImageError:
         msg = f"{path}: not a PNG, JPEG, BMP, TIFF or NPY image ({looks_like(path)}); replace the file"
         raise ImageError(msg) from None

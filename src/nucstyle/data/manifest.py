@@ -87,13 +87,30 @@ def survey_manifest(path: Path) -> tuple[list[Record], list[Misfit]]:
         msg = f"{path}: not a regular file; give a manifest.csv"
         raise DatasetError(msg)
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # line breaks inside a quoted field stay as they are
+        content = path.read_bytes()
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}; give a manifest.csv"
         raise DatasetError(msg) from None
+    try:
+        return _read_table(content.decode("utf-8-sig"), path)  # line breaks inside a quoted field stay as they are
     except UnicodeDecodeError as error:
-        msg = f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
-        raise DatasetError(msg) from None
+        survey = _of_odd_names(content, path)
+        if survey is None:
+            msg = f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8"
+            raise DatasetError(msg) from None
+        return survey
+
+
+def _of_odd_names(content: bytes, path: Path) -> tuple[list[Record], list[Misfit]] | None:
+    """Names of files need not be UTF-8, and stand in a manifest as they are; None where the files are not there either."""
+    try:
+        records, misfits = _read_table(content.decode("utf-8-sig", "surrogateescape"), path)
+    except DatasetError:
+        return None
+    return (records, misfits) if records and all(os.path.lexists(record.image) for record in records) else None
+
+
+def _read_table(text: str, path: Path) -> tuple[list[Record], list[Misfit]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         return _read_rows(reader, path)
@@ -168,6 +185,11 @@ class LineWriter:
         """Write a line."""
         line = [str(cell) for cell in cells]
         (self._quoted if any("\r" in cell for cell in line) else self._plain).writerow(line)
+
+    def writerows(self, rows: Iterable[Iterable[object]]) -> None:
+        """Write several lines."""
+        for row in rows:
+            self.writerow(row)
 
 
 def write_manifest(path: Path, records: Iterable[Record]) -> None:

@@ -123,7 +123,7 @@ def _place(folder: Path, *key: object) -> Path:
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """None for what cannot be looked at, and for pipes and devices, which are not to be read."""
+    """None for what cannot be looked at, and for pipes and devices: whoever reads them to hash them may never end."""
     now = time.time_ns()
     try:
         if path.is_dir():

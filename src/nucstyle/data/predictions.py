@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nucstyle.core.errors import RunFolderError
-from nucstyle.data.manifest import file_name
+from nucstyle.data.manifest import LineWriter, file_name
 
 PREDICTIONS = "predictions"
 """The folder of label maps."""
@@ -38,7 +38,7 @@ def label_file(run: Path, image_id: str) -> Path:
 def write_images(run: Path, images: Iterable[PredictedImage]) -> None:
     """Write `images.csv`."""
     with (run / IMAGES).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = LineWriter(file)
         writer.writerow(PredictedImage._fields)
         writer.writerows(images)
 

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nucstyle.core.errors import WeightsError
+from nucstyle.data.image_io import looks_like
 
 FORMAT = 1
 """Version of the file's own layout; a newer one is refused."""
@@ -152,8 +153,12 @@ def _read(path: Path) -> tuple[object, dict[str, Tensor]]:
             text = (file.metadata() or {}).get(_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         return json.loads(text) if text else None, tensors
-    except (SafetensorError, ValueError, OSError, RecursionError) as error:
-        msg = f"{path}: damaged or not a weights file ({_first_line(error)}); take another copy of it"
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror or error}); check the file and its permissions"
+        raise WeightsError(msg) from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        reason = f"{_first_line(error)}; {looks_like(path)}"
+        msg = f"{path}: damaged or not a weights file ({reason}); take another copy of it"
         raise WeightsError(msg) from None
 
 

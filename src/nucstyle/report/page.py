@@ -67,5 +67,6 @@ def write_report(run: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         title=_TITLES.get(verb, verb), sections=(*parts, sections.origin(run))
     )
-    write_text(run / REPORT, page)
+    # Names of files that are not UTF-8 cannot stand on a page as they are.
+    write_text(run / REPORT, page.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
     return run / REPORT

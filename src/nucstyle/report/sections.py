@@ -146,11 +146,6 @@ def _edited(run: Path, result: Mapping[str, Any]) -> str:
     return "manifest.csv was edited after this was found: discover --from manifest.csv describes the modalities as they are now."
 
 
-def _plain(text: str) -> str:
-    """Names of files that are not UTF-8 cannot stand on a page as they are."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _how_found(
     model: Mapping[str, Any], result: Mapping[str, Any], rows: Sequence[Mapping[str, str]]
 ) -> tuple[str, ...]:
@@ -197,7 +192,7 @@ def _scatter(run: Path, rows: Sequence[Mapping[str, str]], names: Sequence[str],
             place(x, xs, _WIDTH),
             _HEIGHT - place(y, ys, _HEIGHT),
             colours.get(row["modality"], "#000000"),
-            _plain(f"{row['id']} ({row['modality']})"),
+            f"{row['id']} ({row['modality']})",
             row["tile"],
             row["is_new"] == "1",
         )
@@ -253,7 +248,7 @@ def _modality(run: Path, modality: Mapping[str, Any], result: Mapping[str, Any])
 def _borders(run: Path, result: Mapping[str, Any]) -> tuple[Section, ...]:
     pictures = _present(
         [
-            picture(run / "samples" / "_borders" / f"{place:02d}.png", " or ".join(one["between"]), _plain(one["id"]))
+            picture(run / "samples" / "_borders" / f"{place:02d}.png", " or ".join(one["between"]), one["id"])
             for place, one in enumerate(result["borders"])
         ]
     )
@@ -276,7 +271,7 @@ def _new(run: Path, model: Mapping[str, Any], result: Mapping[str, Any], count: 
     if novelty["n_images"] < _FEW:
         said += " So few images cannot tell what is new: take it as a hint."
     folder = sorted((run / "samples" / "_new").glob("*.png"))
-    pictures = [picture(path, _plain(name[:24]), _plain(name)) for path, name in zip(folder, new["ids"], strict=False)]
+    pictures = [picture(path, name[:24], name) for path, name in zip(folder, new["ids"], strict=False)]
     return (Section("Like nothing seen", (said,), pictures=_present(pictures)),)
 
 
@@ -421,7 +416,7 @@ def convert(run: Path) -> Section:
     if result["losses"]:
         said.append(f"What the layout cannot hold: {in_words(result['losses'])}.")
     if result["refused"]:
-        said.append(f"Could not be used: {', '.join(_plain(name) for name in result['refused'])}.")
+        said.append(f"Could not be used: {', '.join(result['refused'])}.")
     return Section("Written", tuple(said))
 
 
@@ -437,15 +432,14 @@ def translate(run: Path) -> Section:
     ]
     if exemplar:
         said[0] += (
-            f" The last column has the style of {_plain(exemplar['name'])}, which stands above it and was taken for "
+            f" The last column has the style of {exemplar['name']}, which stands above it and was taken for "
             f"{exemplar['modality']}."
         )
     if len(images) > grid["rows"]:
         said[1] += f" The grid shows the first {grid['rows']}."
     rows = [("image", "modality", "where from", "like what the model has seen")]
     rows += [
-        (_plain(name), one["source"], one["source_from"], "no" if one["is_new"] else "yes")
-        for name, one in images.items()
+        (name, one["source"], one["source_from"], "no" if one["is_new"] else "yes") for name, one in images.items()
     ]
     shown = _present([picture(run / "grid.png", "")])
     table = Section("Which modality an image was taken for", table=rows)
@@ -547,7 +541,7 @@ def check(run: Path) -> Section:
     for one in found:
         kinds.setdefault(one["kind"], []).append(one)
     said = (
-        f"Taken for the layout {result['layout']}: {_plain(result['reason'])}.",
+        f"Taken for the layout {result['layout']}: {result['reason']}.",
         f"{_count(result['errors'], 'error')}: a training would fail, or learn what is wrong."
         if result["errors"]
         else "No errors: a training would work.",
@@ -579,14 +573,14 @@ def _fault(run: Path, same: Sequence[Mapping[str, Any]]) -> Section:
     first = same[0]
     rows = [
         ("what", "images", "file"),
-        *((_plain(one["says"]), _images(one["ids"]), _file(one["files"])) for one in same),
+        *((one["says"], _images(one["ids"]), _file(one["files"])) for one in same),
     ]
     more = f" {len(same) - _LISTED} more are in findings.json." if len(same) > _LISTED else ""
     pictures = [
         picture(
             run / "samples" / one["picture"],
-            _plain(" and ".join(name[:8] for name in one["ids"][:2])),
-            _plain(one["says"]),
+            " and ".join(name[:8] for name in one["ids"][:2]),
+            one["says"],
         )
         for one in same
         if "picture" in one
@@ -597,11 +591,11 @@ def _fault(run: Path, same: Sequence[Mapping[str, Any]]) -> Section:
 
 def _images(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return _plain(", ".join(_short(name) for name in ids[:_NAMED])) + more
+    return ", ".join(_short(name) for name in ids[:_NAMED]) + more
 
 
 def _file(files: Sequence[str]) -> str:
-    return _plain("/".join(_short(part, 20) for part in Path(files[0]).parts[-2:])) if files else ""
+    return "/".join(_short(part, 20) for part in Path(files[0]).parts[-2:]) if files else ""
 
 
 def _short(name: str, most: int = 12) -> str:

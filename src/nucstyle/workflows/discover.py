@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 import re
@@ -27,7 +26,7 @@ from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_jpeg, write_png
 from nucstyle.data.ledger import refuse_restyled
-from nucstyle.data.manifest import Record, write_manifest
+from nucstyle.data.manifest import LineWriter, Record, write_manifest
 from nucstyle.data.run_folder import FIGURES, RESULT, RunFolder, check_target, read_json, write_json
 from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_around, silhouettes, without_tiny
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
@@ -461,7 +460,7 @@ def _shown(found: Discovery) -> dict[int, int]:
 
 def _write_embedding(path: Path, found: Discovery, points: Array, borders: Array, tiles: dict[int, int]) -> None:
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = LineWriter(file)
         writer.writerow(["id", "x", "y", "modality", "distance", "border", "is_new", "tile"])
         places = found.model.embed(points)
         for index, (record, (x, y), said) in enumerate(zip(found.records, places, found.recognised, strict=True)):

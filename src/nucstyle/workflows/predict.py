@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Container, Iterable
@@ -24,7 +23,7 @@ from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_labels, write_png
-from nucstyle.data.manifest import check_file_names, file_name, write_manifest
+from nucstyle.data.manifest import LineWriter, check_file_names, file_name, write_manifest
 from nucstyle.data.predictions import PREDICTIONS, PredictedImage, label_file, write_images
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_weights
@@ -319,6 +318,6 @@ def _grey(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 def _write_objects(path: Path, rows: Iterable[list[object]]) -> None:
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = LineWriter(file)
         writer.writerow(OBJECT_COLUMNS)
         writer.writerows(rows)
