@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from nucstyle.core.errors import ImageError
-from nucstyle.data.decoders import ReadOptions
+from nucstyle.data.decoders import ReadOptions, SizeError
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.label_bands import in_bands, read_label_bands, write_label_bands
 
@@ -76,10 +76,10 @@ def test_the_largest_size_is_that_of_what_is_held_at_a_time(tmp_path, refusal, l
     tifffile.imwrite(tmp_path / "a.tif", labels.astype(np.uint16), tile=(64, 64), compression="deflate")
     np.testing.assert_array_equal(joined(tmp_path / "a.tif", 10, reading=few)[0], labels)
     fewer = ReadOptions(max_pixels=310 * 64 - 1)
-    assert "are read whole" in refusal(ImageError, joined, tmp_path / "a.tif", 10, reading=fewer)
+    assert "are read whole" in refusal(SizeError, joined, tmp_path / "a.tif", 10, reading=fewer)
     tifffile.imwrite(tmp_path / "b.tif", labels.astype(np.uint16), rowsperstrip=1000, compression="deflate")
-    assert "are read whole" in refusal(ImageError, joined, tmp_path / "b.tif", 10, reading=few)
-    assert "are read whole" in refusal(ImageError, read_labels, tmp_path / "a.tif", few)
+    assert "are read whole" in refusal(SizeError, joined, tmp_path / "b.tif", 10, reading=few)
+    assert "are read whole" in refusal(SizeError, read_labels, tmp_path / "a.tif", few)
 
 
 @pytest.mark.parametrize(

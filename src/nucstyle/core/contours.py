@@ -5,9 +5,9 @@ runs along the edges of pixels, not through their centres, so what it encloses a
 
 The outline of a label map is found from the edges between pixels of different numbers ("cracks"): runs of them are straight
 segments, each of which is followed by exactly one other. They are found from spans (`core.spans`), so that a label map need not
-be in memory. Where two pixels of one nucleus touch at a corner alone, two segments of
-it arrive and two leave. `corners="apart"` turns back to the own pixel there: such pixels are pieces of their own, as in
-4-connectivity. `corners="joined"` goes on to the other pixel, as in 8-connectivity; it is what ImageJ traces.
+be in memory. Where two pixels of one nucleus touch at a corner alone, two segments of it arrive and two leave. `corners="apart"`
+turns back to the own pixel there: such pixels are pieces of their own, as in 4-connectivity. `corners="joined"` goes on to the
+other pixel, as in 8-connectivity; it is what ImageJ traces.
 """
 
 from __future__ import annotations
