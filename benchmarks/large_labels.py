@@ -3,8 +3,8 @@
     python benchmarks/large_labels.py [--side 20000] [--step 50] [--from tiles|strips|uncompressed] > table.md
 
 Discs on a grid, one of them in two places far apart, are written as a deflated label TIFF in tiles, with a grey image beside it.
-Each layout is written by `nucstyle convert` in a process of its own. The goal is a peak of resident memory under 1.5 GiB, of which
-a few hundred MB are Python and its packages. Give it the machine alone.
+Each layout is written by `nucstyle convert` in a process of its own. The goal is a peak of resident memory under 1.5 GiB, a
+few hundred MB of which are Python and its packages. Give it the machine alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def draw(folder: Path, side: int, step: int, how: str) -> int:
     if how != "tiles":
         tifffile.imwrite(labels, tifffile.imread(labels), **HOW[how])
     tile = np.full((512, 512), 20, np.uint8)
-    count = -((-side // 512) ** 2)
+    count = (-(-side // 512)) ** 2
     tifffile.imwrite(
         folder / "images" / "field.tif",
         (tile for _ in range(count)),
