@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 import tifffile
@@ -113,9 +113,9 @@ class BandedNuclei:
             ImageError: The file has changed since it was measured.
         """
         waiting = spans_of(np.zeros((0, 0), np.int32))
-        for top, band in self._bands():
-            held = joined([waiting, self._numbered(spans_of(band, top))])
-            is_whole = self.measures.y1[held.number - 1] <= top + len(band)
+        for top, (height, _), spans in self._numbered():
+            held = joined([waiting, spans])
+            is_whole = self.measures.y1[held.number - 1] <= top + height
             yield held.take(is_whole)
             waiting = held.take(~is_whole)
 
@@ -127,16 +127,25 @@ class BandedNuclei:
 
     def bands(self) -> Iterator[Labels]:
         """The label map, numbered 1..N, from top to bottom: (any rows, W)."""
-        for top, band in self._bands():
-            yield painted(self._numbered(spans_of(band, top)), (len(band), band.shape[1]), top)
+        for top, size, spans in self._numbered():
+            yield painted(spans, size, top)
 
-    def _numbered(self, spans: Spans) -> Spans:
-        at = np.searchsorted(self.measures.number, spans.number)
-        known = self.measures.number
-        if len(at) and (int(at.max()) >= len(known) or not np.array_equal(known[at], spans.number)):
-            msg = f"{self._where}: has changed while it was read; leave it alone and begin again"
-            raise ImageError(msg)
-        return spans._replace(number=at + 1)
+    def _numbered(self) -> Iterator[tuple[int, tuple[int, int], Spans]]:
+        """The first row, (height, width) and spans of each band."""
+        known, area_px = self.measures.number, 0
+        for top, band in self._bands():
+            spans = spans_of(band, top)
+            at = np.searchsorted(known, spans.number)
+            if len(at) and (int(at.max()) >= len(known) or not np.array_equal(known[at], spans.number)):
+                self._refuse_change()
+            area_px += int((spans.end - spans.first).sum())
+            yield top, (band.shape[0], band.shape[1]), spans._replace(number=at + 1)
+        if area_px != self.measures.area_px.sum():
+            self._refuse_change()
+
+    def _refuse_change(self) -> NoReturn:
+        msg = f"{self._where}: has changed while it was read; leave it alone and begin again"
+        raise ImageError(msg)
 
     def _told(self) -> Numbers:
         return Numbers(self.measures.number, self.measures.area_px, self._touching, self._pieces)

@@ -189,20 +189,35 @@ def _labels_of(entry: _Entry) -> Path | None:
     return entry.record.image if entry.missing else entry.record.labels
 
 
+def _files_of(entry: _Entry) -> dict[Path, Wanted]:
+    """What is read of an image, and what for."""
+    files = {} if entry.missing else {entry.record.image: Wanted.COLOURS}
+    labels = _labels_of(entry)
+    return files if labels is None else files | {labels: Wanted.NUMBERS}
+
+
 def _is_large(entry: _Entry, reading: ReadOptions) -> bool:
     """Whether an image need not be read whole, and is larger than may be: it and its labels are TIFF, and these have numbers.
 
     Raises:
         ImageError: A file is missing or damaged.
     """
-    files = {} if entry.missing else {entry.record.image: Wanted.COLOURS}
-    if (labels := _labels_of(entry)) is not None:
-        files[labels] = Wanted.NUMBERS
+    files = _files_of(entry)
     is_masked = entry.record.components and not entry.missing
     if is_masked or not all(_is_tiff(file) for file in files):
         return False
     sizes = [tiff_size(file, wanted, reading)[0] for file, wanted in files.items()]
     return any(math.prod(size) > reading.max_pixels for size in sizes)
+
+
+def _remedy(entry: _Entry) -> str:
+    """How an image that is too large to be read whole can be converted."""
+    *others, last = (name for name in WRITABLE if writing_of(name).write_banded)
+    odd = next((file for file in _files_of(entry) if not _is_tiff(file)), None)
+    return (
+        f"If image and labels are TIFF in tiles or strips{f', as {odd} is not' if odd else ''}, and nuclei have numbers, "
+        f"--to {', '.join(others)} or {last} takes them of any size"
+    )
 
 
 def _is_tiff(path: Path) -> bool:
@@ -277,11 +292,7 @@ class _Work:
             is_large = self._layout.write_banded is not None and _is_large(entry, self._reading)
             done = self._write_large(entry) if is_large else self._write_whole(entry)
         except SizeError as error:
-            known = [name for name in WRITABLE if writing_of(name).write_banded]
-            msg = (
-                f"{error}. If image and labels are TIFF in tiles or strips, and nuclei have numbers, --to "
-                f"{', '.join(known[:-1])} or {known[-1]} takes them of any size"
-            )
+            msg = f"{error}. {_remedy(entry)}"
             raise ImageError(msg) from None
         record = entry.record
         if done.nuclei is not None:
