@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from nucstyle.core.errors import ImageError, OptionError
-from nucstyle.data.decoders import ReadOptions, npy, raster, tiff
+from nucstyle.data.decoders import ReadOptions, SizeError, npy, raster, tiff
 from nucstyle.data.image_io import read_image, read_labels, read_mask, read_pixels, write_pixels
 
 
@@ -638,12 +638,12 @@ def test_our_own_limit_decides_what_is_too_large_and_pillows_does_not(tmp_path, 
                 Image.fromarray(array).save(path)
         limit = ReadOptions(max_pixels=100)
         read_image(tmp_path / f"small{suffix}", limit)
-        message = refusal(ImageError, read_image, tmp_path / f"large{suffix}", limit)
+        message = refusal(SizeError, read_image, tmp_path / f"large{suffix}", limit)
         assert message.endswith(
             "110 pixels (10 x 11), at most 100 are read whole; crop or tile the image, or raise --max-pixels"
         )
         for read in (read_labels, read_mask, read_pixels):
-            assert "at most 100 are read whole" in refusal(ImageError, read, tmp_path / f"large{suffix}", limit)
+            assert "at most 100 are read whole" in refusal(SizeError, read, tmp_path / f"large{suffix}", limit)
         read_image(tmp_path / f"large{suffix}", ReadOptions(max_pixels=110))
 
 
@@ -654,7 +654,7 @@ def test_a_slide_of_twenty_thousand_by_twenty_thousand_is_refused_with_a_remedy(
         path, iter([tile] * 40**2), shape=(20_000, 20_000), dtype=np.uint8, tile=(512, 512), compression="adobe_deflate"
     )
     for read in (read_image, read_labels):
-        message = refusal(ImageError, read, path)
+        message = refusal(SizeError, read, path)
         assert "400,000,000 pixels (20000 x 20000), at most 178,956,970 are read whole; crop or tile" in message
 
 

@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from nucstyle.core.contours import trace
 from nucstyle.core.errors import ImageError
-from nucstyle.data.decoders import ReadOptions
-from nucstyle.data.image_io import read_labels
-from nucstyle.data.label_bands import in_bands, read_label_bands, write_label_bands
+from nucstyle.core.labels import relabel
+from nucstyle.core.spans import measure, spans_of
+from nucstyle.data import label_bands
+from nucstyle.data.decoders import ReadOptions, SizeError
+from nucstyle.data.image_io import read_labels, write_labels
+from nucstyle.data.label_bands import BandedNuclei, in_bands, read_label_bands, write_label_bands
+from nucstyle.data.label_rules import MaskError
 
 
 @pytest.fixture
@@ -71,30 +79,35 @@ def test_a_page_of_a_stack_is_read_in_bands(tmp_path, refusal, labels, how):
     assert "holds several images" in refusal(ImageError, joined, tmp_path / "a.tif", 50)
 
 
+def test_label_maps_that_predict_writes_can_be_read_in_bands(tmp_path):
+    numbers = np.arange(10**6, dtype=np.int32).reshape(1000, 1000) // 500
+    write_labels(tmp_path / "a.tif", torch.from_numpy(numbers))
+    np.testing.assert_array_equal(joined(tmp_path / "a.tif", 512, reading=ReadOptions(max_pixels=500_000))[0], numbers)
+
+
 def test_the_largest_size_is_that_of_what_is_held_at_a_time(tmp_path, refusal, labels):
     few = ReadOptions(max_pixels=310 * 64)
     tifffile.imwrite(tmp_path / "a.tif", labels.astype(np.uint16), tile=(64, 64), compression="deflate")
     np.testing.assert_array_equal(joined(tmp_path / "a.tif", 10, reading=few)[0], labels)
     fewer = ReadOptions(max_pixels=310 * 64 - 1)
-    assert "are read whole" in refusal(ImageError, joined, tmp_path / "a.tif", 10, reading=fewer)
+    assert "are read whole" in refusal(SizeError, joined, tmp_path / "a.tif", 10, reading=fewer)
     tifffile.imwrite(tmp_path / "b.tif", labels.astype(np.uint16), rowsperstrip=1000, compression="deflate")
-    assert "are read whole" in refusal(ImageError, joined, tmp_path / "b.tif", 10, reading=few)
-    assert "are read whole" in refusal(ImageError, read_labels, tmp_path / "a.tif", few)
+    assert "are read whole" in refusal(SizeError, joined, tmp_path / "b.tif", 10, reading=few)
+    assert "are read whole" in refusal(SizeError, read_labels, tmp_path / "a.tif", few)
 
 
 @pytest.mark.parametrize(
-    ("array", "reason"),
+    ("array", "error", "reason"),
     [
-        (np.array([[0, -1]] * 40, np.int16), "labels run from -1 to 0"),
-        (np.array([[0, 0.5]] * 40, np.float32), "no whole numbers"),
-        (np.array([[True, False]] * 40), "only whether it is of a nucleus"),
-        (np.kron(np.eye(4) * 255, np.eye(10)).astype(np.uint8), "no numbers but 0 and 255"),
+        (np.array([[0, -1]] * 40, np.int16), ImageError, "labels run from -1 to 0"),
+        (np.array([[0, 0.5]] * 40, np.float32), ImageError, "no whole numbers"),
+        (np.array([[True, False]] * 40), MaskError, "only whether it is of a nucleus"),
     ],
-    ids=["negative", "fractions", "bits", "mask"],
+    ids=["negative", "fractions", "bits"],
 )
-def test_what_is_no_label_image_is_none_in_bands_either(tmp_path, refusal, array, reason):
+def test_what_is_no_label_image_is_none_in_bands_either(tmp_path, refusal, array, error, reason):
     tifffile.imwrite(tmp_path / "a.tif", np.tile(array, (1, 40)), tile=(16, 16))
-    assert reason in refusal(ImageError, joined, tmp_path / "a.tif", 16)
+    assert reason in refusal(error, joined, tmp_path / "a.tif", 16)
 
 
 def test_damage_is_refused_in_bands_too(tmp_path, refusal, labels):
@@ -108,6 +121,91 @@ def test_damage_is_refused_in_bands_too(tmp_path, refusal, labels):
     assert refusal(ImageError, joined, path, 16).startswith(f"{path}: cannot be decoded (")
     path.write_bytes(b"<html>")
     assert "it looks like an HTML page" in refusal(ImageError, joined, path, 16)
+
+
+# Nuclei
+
+
+def cut(labels, rows):
+    """A label map in bands."""
+    return BandedNuclei(lambda: ((top, labels[top : top + rows]) for top in range(0, len(labels), rows)))
+
+
+label_maps = arrays(
+    np.int32,
+    array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9),
+    elements=st.sampled_from([0, 0, 1, 2, 7, 2**31 - 1]),
+)
+
+
+@pytest.mark.parametrize("corners", ["apart", "joined"])
+@settings(deadline=None)
+@given(labels=label_maps, rows=st.integers(1, 10))
+def test_every_nucleus_comes_once_and_whole_however_bands_cut_it(labels, rows, corners):
+    nuclei = cut(labels, rows)
+    expected = trace(relabel(torch.from_numpy(labels)), corners=corners)
+    found = sorted(nuclei.outlines(corners), key=lambda one: one[0])
+    assert [number for number, _ in found] == list(range(1, len(nuclei) + 1))
+    outlines = [outline for _, own in found for outline in own]
+    for one, other in zip(outlines, expected, strict=True):
+        assert (one.number, [ring.tolist() for ring in one.rings]) == (
+            other.number,
+            [ring.tolist() for ring in other.rings],
+        )
+
+
+@settings(deadline=None)
+@given(labels=label_maps, rows=st.integers(1, 10))
+def test_bands_are_numbered_as_the_whole_and_measured_as_the_whole(labels, rows):
+    nuclei = cut(labels, rows)
+    assert np.array_equal(np.concatenate(list(nuclei.bands())), relabel(torch.from_numpy(labels)).numpy())
+    assert nuclei.size == labels.shape
+    for one, other in zip(nuclei.measures, measure(spans_of(labels)), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_nuclei_wait_no_longer_than_for_their_last_band():
+    labels = np.repeat(np.array([1, 1, 2, 0, 3, 1, 4], np.int32), 2)[:, None]
+    assert [sorted(set(spans.number)) for spans in cut(labels, 2).finished()] == [[], [], [2], [], [3], [1], [4]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_the_whole_image_tells_to_be_no_labels_is_refused_in_bands_of_any_height(
+    tmp_path, monkeypatch, seed, rows
+):
+    """Smoothed masks, masks and specks that a network found: the verdict is that on the whole image."""
+    rng = np.random.default_rng(seed)
+    specks = np.zeros((30, 31), np.uint8)
+    specks.flat[rng.choice(930, 300, replace=False)] = np.arange(300) % 60 + 1
+    mask = np.kron(rng.random((6, 6)) > 0.5, np.ones((5, 5)))
+    blurred = np.mean([np.roll(mask, k, k % 2) * 255 for k in range(5)], axis=0).astype(np.uint8)
+    noise = rng.integers(0, 250, (30, 30), dtype=np.uint8)
+    bow = np.full((30, 5), 255, np.uint8)  # in most bands two pieces, and one on the whole
+    bow[:-1, 1:-1] = 0
+    two = bow * (np.arange(30) != 29)[:, None].astype(np.uint8)
+    one_in_band = np.kron(np.eye(5), np.ones((2, 2)))[:, ::2].astype(np.uint8) * 255
+    one_in_band[1::2] = 0
+    numbered = np.arange(900, dtype=np.uint16).reshape(30, 30)
+    monkeypatch.setattr(label_bands, "ROWS", rows)
+    for array in (specks, blurred, noise, bow, two, one_in_band, numbered):
+        tifffile.imwrite(tmp_path / "a.tif", array, rowsperstrip=1, compression="deflate")
+        outcomes = []
+        for read in (read_labels, BandedNuclei.of_file):
+            try:
+                outcomes.append(read(tmp_path / "a.tif") is None)
+            except ImageError as error:
+                outcomes.append(f"{type(error).__name__} {error}")
+        assert outcomes[0] == outcomes[1]
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, refusal, labels):
+    tifffile.imwrite(tmp_path / "a.tif", labels.astype(np.uint16))
+    nuclei = BandedNuclei.of_file(tmp_path / "a.tif")
+    for other in (labels + 100, np.where(labels == 3, 5000, labels), np.where(labels == 3, 0, labels)):
+        tifffile.imwrite(tmp_path / "a.tif", other.astype(np.uint16))
+        for go_through in (nuclei.bands, nuclei.outlines):
+            assert "a.tif: has changed while it was read" in refusal(ImageError, list, go_through())
 
 
 # Writing
@@ -201,10 +299,10 @@ def test_large_label_images_are_written_and_measured_in_little_memory(tmp_path, 
     rows, n_nuclei = 200, (side // 40) ** 2
     tracemalloc.start()
     write_label_bands(tmp_path / "a.tif", drawn(side, rows), size=(side, side), largest=n_nuclei)
-    areas = np.zeros(n_nuclei + 1, np.int64)
-    for _, band in read_label_bands(tmp_path / "a.tif", rows=rows):
-        areas += np.bincount(band.reshape(-1), minlength=len(areas))
+    nuclei = BandedNuclei.of_file(tmp_path / "a.tif")
+    found = sum(len(np.unique(spans.number)) for spans in nuclei.finished())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert set(areas[1:]) == {int(((np.mgrid[:40, :40] - 20) ** 2).sum(axis=0).__lt__(15**2).sum())}
-    assert peak < 14 * 4 * rows * side + 20e6, f"{peak / 1e6:.0f} MB"
+    assert found == len(nuclei) == n_nuclei
+    assert set(nuclei.measures.area_px) == {int(((np.mgrid[:40, :40] - 20) ** 2).sum(axis=0).__lt__(15**2).sum())}
+    assert peak < 14 * 4 * rows * side + 200 * n_nuclei + 20e6, f"{peak / 1e6:.0f} MB"

@@ -13,7 +13,7 @@ from PIL import Image
 from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import count
 from nucstyle.data.dataset import Dataset, open_dataset
-from nucstyle.data.decoders import ReadOptions
+from nucstyle.data.decoders import ReadOptions, SizeError
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.label_rules import MaskError, SmoothedError
 from nucstyle.data.manifest import read_manifest, write_manifest
@@ -334,12 +334,12 @@ def test_too_large_an_image_or_label_file_is_refused_wherever_it_lies(tmp_path, 
         reading = ReadOptions(max_pixels=limit, connected_components=True)
         dataset = open_dataset(tmp_path / "data", reading=reading)
         if named:
-            assert named in refusal(ImageError, dataset.__getitem__, 0)
+            assert named in refusal(SizeError, dataset.__getitem__, 0)
         else:
             assert dataset[0].labels is not None
     Image.fromarray(np.zeros((10, 12), np.uint8)).save(tmp_path / "data/images/a.png")
     dataset = open_dataset(tmp_path / "data", reading=ReadOptions(max_pixels=200))
-    assert "masks/a.png" in refusal(ImageError, dataset.__getitem__, 0)
+    assert "masks/a.png" in refusal(SizeError, dataset.__getitem__, 0)
 
 
 def test_too_large_a_mask_in_a_folder_is_refused(tmp_path, refusal):
@@ -347,7 +347,7 @@ def test_too_large_a_mask_in_a_folder_is_refused(tmp_path, refusal):
         (tmp_path / "x" / part).mkdir(parents=True)
         Image.fromarray(np.zeros(size, np.uint8)).save(tmp_path / "x" / part / "1.png")
     dataset = open_dataset(tmp_path, reading=ReadOptions(max_pixels=200))
-    assert "masks/1.png: 240 pixels" in refusal(ImageError, dataset.__getitem__, 0)
+    assert "masks/1.png: 240 pixels" in refusal(SizeError, dataset.__getitem__, 0)
 
 
 def test_the_specks_that_a_network_finds_at_first_are_labels(tmp_path):

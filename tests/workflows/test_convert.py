@@ -114,6 +114,7 @@ def test_the_run_folder_says_what_was_done(run_verb, data, tmp_path):
         "images",
         "log.jsonl",
         "manifest.csv",
+        "objects.csv",
         "report.html",
         "result.json",
     ]

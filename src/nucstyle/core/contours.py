@@ -4,30 +4,30 @@ Places are x to the right and y down, in pixels: (0, 0) is the outer corner of t
 runs along the edges of pixels, not through their centres, so what it encloses are whole pixels and its area is their number.
 
 The outline of a label map is found from the edges between pixels of different numbers ("cracks"): runs of them are straight
-segments, each of which is followed by exactly one other. Where two pixels of one nucleus touch at a corner alone, two segments of
-it arrive and two leave. `corners="apart"` turns back to the own pixel there: such pixels are pieces of their own, as in
-4-connectivity. `corners="joined"` goes on to the other pixel, as in 8-connectivity; it is what ImageJ traces.
+segments, each of which is followed by exactly one other. They are found from spans (`core.spans`), so that a label map need not
+be in memory. Where two pixels of one nucleus touch at a corner alone, two segments of it arrive and two leave. `corners="apart"`
+turns back to the own pixel there: such pixels are pieces of their own, as in 4-connectivity. `corners="joined"` goes on to the
+other pixel, as in 8-connectivity; it is what ImageJ traces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from skimage.measure import label
 from torch import Tensor
 
 from nucstyle.core.errors import ImageError
+from nucstyle.core.spans import Corners, Spans, pieces, places, spans_of
 
 # H, W = height, width of the label map; V = corners of a ring; S = straight segments of all rings
 
 Ring = npt.NDArray[Any]
 """(V, 2) x, y of the corners of a closed line, the first not repeated."""
-Corners = Literal["apart", "joined"]
 FARTHEST_PX = 1e7
 """Places farther out are no places in an image, and their products would lose the pixel."""
 _MOST_CROSSINGS, _MOST_PAINTED = 1 << 24, 1 << 22
@@ -74,15 +74,24 @@ def trace(labels: Tensor, *, corners: Corners = "apart") -> list[Outline]:
         One outline a piece, ordered by number, then by the first pixel. Exteriors run clockwise as seen on the screen, holes
         against it; rings hold int64 corners, none of them on a straight line.
     """
-    array = labels.cpu().numpy()
-    pieces = label(array, background=0, connectivity=1 if corners == "apart" else 2)  # type: ignore[no-untyped-call]
-    numbers = np.zeros(int(pieces.max(initial=0)) + 1, np.int64)
-    numbers[pieces] = array
-    rings: list[list[Ring]] = [[] for _ in numbers]
-    for piece, ring in _rings(pieces, corners):
-        rings[piece].append(ring)
-    order = np.argsort(numbers[1:], kind="stable") + 1
-    return [Outline(int(numbers[piece]), tuple(rings[piece])) for piece in order]
+    return trace_spans(spans_of(labels.cpu().numpy()), corners=corners)
+
+
+def trace_spans(spans: Spans, *, corners: Corners = "apart") -> list[Outline]:
+    """As `trace`, of some nuclei of a label map of any size.
+
+    Args:
+        spans: All of each of these nuclei.
+        corners: As for `trace`.
+    """
+    spans = spans.by_number()
+    piece = pieces(spans, corners)
+    number = np.zeros(int(piece.max(initial=-1)) + 1, np.int64)
+    number[piece] = spans.number
+    rings: list[list[Ring]] = [[] for _ in number]
+    for place, ring in _rings(spans, piece, corners):
+        rings[place].append(ring)
+    return [Outline(one, tuple(own)) for one, own in zip(number.tolist(), rings, strict=True)]
 
 
 class _Segments(NamedTuple):
@@ -98,17 +107,10 @@ class _Segments(NamedTuple):
     """(S,) 0 = to the right or down, 1 = to the left or up."""
 
 
-def _rings(pieces: npt.NDArray[Any], corners: Corners) -> Iterator[tuple[int, Ring]]:
-    """All closed lines of a map of connected pieces, with the piece that they belong to; its exterior comes first."""
-    padded = np.pad(pieces, 1)
-    across = _joined(
-        _segments(padded[1:], padded[:-1], is_across=True, way=0),  # above a piece
-        _segments(padded[:-1], padded[1:], is_across=True, way=1),  # below it
-    )
-    down = _joined(
-        _segments(padded.T[:-1], padded.T[1:], is_across=False, way=0),  # at its right
-        _segments(padded.T[1:], padded.T[:-1], is_across=False, way=1),  # at its left
-    )
+def _rings(spans: Spans, piece: npt.NDArray[Any], corners: Corners) -> Iterator[tuple[int, Ring]]:
+    """All closed lines around connected pieces, with the piece that they belong to; its exterior comes first."""
+    across = _joined(_edges_across(spans, piece, way=0), _edges_across(spans, piece, way=1))
+    down = _joined(_edges_down(spans, piece, way=0), _edges_down(spans, piece, way=1))
     # A right turn leads from right to down, from left to up, from down to left, from up to right.
     flip = corners == "joined"
     following = np.concatenate(
@@ -129,29 +131,41 @@ def _joined(*parts: _Segments) -> _Segments:
     return _Segments(*(np.concatenate(one) for one in zip(*parts, strict=True)))
 
 
-def _segments(own: npt.NDArray[Any], other: npt.NDArray[Any], *, is_across: bool, way: int) -> _Segments:
-    """The lines along which pieces have something else at one side.
+def _edges_across(spans: Spans, piece: npt.NDArray[Any], *, way: int) -> _Segments:
+    """The lines above pieces, walked to the right (way 0), or those below them, to the left (1).
 
-    Args:
-        own: Map of pieces, with a frame of background; a row of it lies along a line.
-        other: What lies at the other side of the line.
-        is_across: Whether lines run across, else rows are columns of the image.
-        way: In which direction they are walked.
+    They are where spans have none of their number in the next row: what one of two sets of intervals has and the other has not.
     """
-    at = np.flatnonzero((own != other) & (own > 0))
-    line, place = np.divmod(at, own.shape[1])
-    piece = own[line, place].astype(np.int64)
-    # The frame keeps runs of different lines apart.
-    is_first = np.ones(len(at), bool)
-    is_first[1:] = (np.diff(at) != 1) | (np.diff(piece) != 0)
-    firsts = np.flatnonzero(is_first)
-    lengths = np.diff(np.append(firsts, len(at)))
-    line, place = line[firsts], place[firsts]
+    own = places(spans, spans.first), places(spans, spans.end)
+    step = 1 if way == 0 else -1
+    other = places(spans, spans.first, step), places(spans, spans.end, step)  # as seen from the row above or below
+    place = np.concatenate([*own, *other])
+    order = np.argsort(place, kind="stable")
+    cover = np.cumsum(np.repeat(np.array([1, -1, 2, -2]), len(piece))[order])
+    place = place[order]
+    at = np.flatnonzero((cover[:-1] == 1) & (place[1:] > place[:-1]))
+    owner = np.searchsorted(own[0], place[at], side="right") - 1
     ends = [
-        np.stack([along, line] if is_across else [line, along], axis=1) for along in (place - 1, place - 1 + lengths)
+        np.stack([spans.first[owner] + place[bound] - own[0][owner], spans.row[owner] + way], axis=1)
+        for bound in (at, at + 1)
     ]
     start, end = ends if way == 0 else ends[::-1]
-    return _Segments(piece[firsts], start, end, np.full(len(firsts), way))
+    return _Segments(piece[owner], start, end, np.full(len(at), way))
+
+
+def _edges_down(spans: Spans, piece: npt.NDArray[Any], *, way: int) -> _Segments:
+    """The lines at the right of pieces, walked down (way 0), or those at their left, up (1)."""
+    column = spans.end if way == 0 else spans.first
+    order = np.lexsort((spans.row, column, piece))
+    piece, column, row = piece[order], column[order], spans.row[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (np.diff(piece) != 0) | (np.diff(column) != 0) | (np.diff(row) != 1)
+    firsts = np.flatnonzero(is_first)
+    lengths = np.diff(np.append(firsts, len(order)))
+    piece, column, row = piece[firsts], column[firsts], row[firsts]
+    ends = [np.stack([column, row], axis=1), np.stack([column, row + lengths], axis=1)]
+    start, end = ends if way == 0 else ends[::-1]
+    return _Segments(piece, start, end, np.full(len(firsts), way))
 
 
 def _follow(segments: _Segments, candidates: _Segments, wanted: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -217,6 +217,16 @@ def is_tiff(path: Path) -> bool:
     return _head(path).startswith(tiff.HEADS)
 
 
+def tiff_size(path: Path, wanted: Wanted, reading: ReadOptions = DEFAULT) -> tuple[tuple[int, int], bool]:
+    """The (height, width) in pixels of a TIFF of any size, and whether it holds no other image; only the header is read.
+
+    Raises:
+        ImageError: As for reading it, as far as the header tells.
+    """
+    with refusing(path):
+        return tiff.header(path, wanted, reading)
+
+
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(64)

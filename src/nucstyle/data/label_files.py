@@ -60,13 +60,23 @@ def read_nuclei(record: Record, size: tuple[int, int], reading: ReadOptions = DE
         ImageError: The labels cannot be read, or are of another size.
     """
     labels = nuclei_as_stored(record, size, reading)
-    if labels is not None and tuple(labels.shape) != size:
+    if labels is not None:
+        check_same_size(record, (labels.shape[0], labels.shape[1]), size)
+    return labels
+
+
+def check_same_size(record: Record, found: tuple[int, int], size: tuple[int, int]) -> None:
+    """Compare the (height, width) of labels with those of their image.
+
+    Raises:
+        ImageError: They differ.
+    """
+    if found != size:
         msg = (
-            f"{record.labels}: labels are {labels.shape[0]} x {labels.shape[1]} pixels (height x width), their image "
+            f"{record.labels}: labels are {found[0]} x {found[1]} pixels (height x width), their image "
             f"{record.image} is {size[0]} x {size[1]}; give the labels of this image"
         )
         raise ImageError(msg)
-    return labels
 
 
 def nuclei_as_stored(record: Record, size: tuple[int, int], reading: ReadOptions = DEFAULT) -> Tensor | None:

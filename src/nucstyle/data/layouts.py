@@ -10,6 +10,7 @@ import numpy as np
 
 from nucstyle.core.errors import DatasetError, OptionError
 from nucstyle.data.formats import (
+    BandedWriter,
     NucleiWriter,
     Writer,
     bbbc039,
@@ -52,6 +53,8 @@ class Writing:
     """Writes one image."""
     write_nuclei: NucleiWriter | None = None
     """Writes the nuclei of one image alone; None = the layout needs the image."""
+    write_banded: BandedWriter | None = None
+    """The same of label maps of any size."""
     finish: Callable[[Path, Sequence[Record], Set[str]], None] | None = None
     """Writes what the layout has beside its images, once all are there: of the folder, all images as they were written (copies
     have the field of view of their image), and the ids of those that are restyled copies."""
@@ -78,15 +81,15 @@ _READERS: Mapping[str, Reader] = {
     "pairs": Reader(evidence=pairs.evidence, index=pairs.index, survey=pairs.survey),
 }
 _WRITINGS: Mapping[str, Writing] = {
-    "pairs": Writing(write=pairs.write, write_nuclei=pairs.write_nuclei),
+    "pairs": Writing(write=pairs.write, write_nuclei=pairs.write_nuclei, write_banded=pairs.write_banded),
     "dsb2018": Writing(write=dsb2018.write),
     "rle": Writing(write=rle.write, finish=rle.finish, check_name=rle.check_name),
     "coco": Writing(write=coco.write, finish=coco.finish),
     "cellpose": Writing(write=cellpose.write, check_name=cellpose.check_name, needs_labels=True),
     "stardist": Writing(write=stardist.write, needs_labels=True),
     "nnunet": Writing(write=nnunet.write, finish=nnunet.finish, needs_labels=True, needs_colour=True),
-    "geojson": Writing(write=geojson.write, write_nuclei=geojson.write_nuclei),
-    "imagej": Writing(write=imagej.write, write_nuclei=imagej.write_nuclei),
+    "geojson": Writing(write=geojson.write, write_nuclei=geojson.write_nuclei, write_banded=geojson.write_banded),
+    "imagej": Writing(write=imagej.write, write_nuclei=imagej.write_nuclei, write_banded=imagej.write_banded),
 }
 READABLE = (*_READERS, MANIFEST)
 """Names for `--format`."""

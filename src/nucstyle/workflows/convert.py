@@ -9,20 +9,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
 from nucstyle.core.errors import DatasetError, ImageError, InputError
-from nucstyle.core.labels import count, relabel
+from nucstyle.core.labels import relabel
 from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.data import objects
 from nucstyle.data.dataset import Dataset, open_dataset
-from nucstyle.data.decoders import DEFAULT, ReadOptions
-from nucstyle.data.formats import in_words
-from nucstyle.data.image_io import Array, read_labels, read_pixels, to_unit
-from nucstyle.data.label_files import read_nuclei
-from nucstyle.data.layouts import Writing, as_written, writing_of
+from nucstyle.data.decoders import DEFAULT, ReadOptions, SizeError, Wanted
+from nucstyle.data.formats import copy_image, in_words
+from nucstyle.data.image_io import Array, is_tiff, read_labels, read_pixels, refusing, tiff_size, to_unit
+from nucstyle.data.label_bands import BandedNuclei
+from nucstyle.data.label_files import check_same_size, read_nuclei
+from nucstyle.data.layouts import WRITABLE, Writing, as_written, writing_of
 from nucstyle.data.manifest import Record, check_file_names, file_name, read_manifest, write_manifest
 from nucstyle.data.predictions import LABELS, PREDICTIONS
 from nucstyle.data.run_folder import CONFIG, LOG, RunFolder, check_target, read_config, read_log, write_text
@@ -58,11 +59,12 @@ def convert(
     Args:
         data: A folder, file, glob or manifest; or a run of `predict`, whose label maps are written with the images that they
             were found in and, in GeoJSON, with their scores. Where these images are gone, the nuclei are written alone.
-        out: The data set, and the run folder: `manifest.csv`, `report.html`.
+        out: The data set, and the run folder: `manifest.csv`, `objects.csv` (a line a nucleus), `report.html`.
         to: The layout that is written, one of `data.layouts.WRITABLE`.
         progress: Shown to the person.
         format: Layout of the data; None = find out.
-        reading: How files are read where they leave it open; pixels are written as they are, whatever their range.
+        reading: How files are read where they leave it open; pixels are written as they are, whatever their range. Images of
+            more pixels than it allows are copied, and their labels read in bands, where both are TIFF and the layout allows it.
         resume: Go on in `out`; what is there is not written again.
         overwrite: Replace what an earlier call wrote to `out`.
 
@@ -91,6 +93,7 @@ def convert(
             run.write_result(
                 {"format": 1, "verb": "convert", "to": to, "refused": list(refused), **work.finish(entries)}
             )
+        objects.drop(run.path)
         write_report(run.path)
     if refused:
         msg = (
@@ -177,10 +180,78 @@ def _read(entry: _Entry, reading: ReadOptions) -> tuple[Array | None, Tensor | N
     return pixels, read_nuclei(record, (pixels.shape[0], pixels.shape[1]), reading)
 
 
-def _renumbered(scores: Mapping[int, float], found: Tensor) -> dict[int, float]:
+def _renumbered(scores: Mapping[int, float], nuclei: BandedNuclei) -> dict[int, float]:
     """Scores by the numbers that nuclei have once they are numbered 1..N."""
-    numbers = np.unique(found.numpy())
-    return {now: scores[before] for now, before in enumerate(numbers[numbers > 0].tolist(), 1) if before in scores}
+    return {now: scores[one] for now, one in enumerate(nuclei.measures.number.tolist(), 1) if one in scores}
+
+
+def _labels_of(entry: _Entry) -> Path | None:
+    return entry.record.image if entry.missing else entry.record.labels
+
+
+def _files_of(entry: _Entry) -> dict[Path, Wanted]:
+    """What is read of an image, and what for."""
+    files = {} if entry.missing else {entry.record.image: Wanted.COLOURS}
+    labels = _labels_of(entry)
+    return files if labels is None else files | {labels: Wanted.NUMBERS}
+
+
+def _is_large(entry: _Entry, reading: ReadOptions) -> bool:
+    """Whether an image need not be read whole, and is larger than may be: it and its labels are TIFF, and these have numbers.
+
+    Raises:
+        ImageError: A file is missing or damaged.
+    """
+    files = _files_of(entry)
+    is_masked = entry.record.components and not entry.missing
+    if is_masked or not all(_is_tiff(file) for file in files):
+        return False
+    sizes = [tiff_size(file, wanted, reading)[0] for file, wanted in files.items()]
+    return any(math.prod(size) > reading.max_pixels for size in sizes)
+
+
+def _remedy(entry: _Entry) -> str:
+    """How an image that is too large to be read whole can be converted."""
+    *others, last = (name for name in WRITABLE if writing_of(name).write_banded)
+    odd = next((file for file in _files_of(entry) if not _is_tiff(file)), None)
+    return (
+        f"If image and labels are TIFF in tiles or strips{f', as {odd} is not' if odd else ''}, and nuclei have numbers, "
+        f"--to {', '.join(others)} or {last} takes them of any size"
+    )
+
+
+def _is_tiff(path: Path) -> bool:
+    if path.is_dir():  # of masks
+        return False
+    with refusing(path):
+        return is_tiff(path)
+
+
+def _check_large(record: Record, nuclei: BandedNuclei | None, reading: ReadOptions) -> None:
+    """Refuse an image that cannot be copied as the file it is.
+
+    Raises:
+        ImageError: Its header says that it has another size than the labels, or it has other pages.
+    """
+    size, is_alone = tiff_size(record.image, Wanted.COLOURS, reading)
+    if nuclei is not None:
+        check_same_size(record, nuclei.size, size)
+    if not is_alone:
+        msg = (
+            f"{record.image}: an image of {size[0]} x {size[1]} pixels is copied as the file it is, and this one holds others "
+            "as well; save the wanted page as its own file, or raise --max-pixels"
+        )
+        raise ImageError(msg)
+
+
+class _Done(NamedTuple):
+    """What was written of an image."""
+
+    image: Path | None
+    labels: Path | None
+    losses: Mapping[str, int]
+    nuclei: BandedNuclei | None
+    """None = not annotated."""
 
 
 class _Work:
@@ -195,7 +266,8 @@ class _Work:
     def _is_there(self, line: Mapping[str, Any]) -> bool:
         # Labels of a layout that is finished at the end may stand in one file for all, which is not there before.
         names = ("image",) if self._layout.finish else ("image", "labels")
-        return all((self._folder / line[name]).exists() for name in names if line[name])
+        is_measured = not line["labels"] or objects.is_kept(self._folder, line["id"])
+        return is_measured and all((self._folder / line[name]).exists() for name in names if line[name])
 
     def write(self, entries: Sequence[_Entry], progress: Progress) -> dict[str, str]:
         """Write all that is missing; returns, by id, a line for each image that could not be used."""
@@ -216,33 +288,39 @@ class _Work:
         return refused
 
     def _write_one(self, entry: _Entry) -> None:
-        pixels, found = _read(entry, self._reading)
-        image, annotation, losses = self._write_files(entry, pixels, found)
+        try:
+            is_large = self._layout.write_banded is not None and _is_large(entry, self._reading)
+            done = self._write_large(entry) if is_large else self._write_whole(entry)
+        except SizeError as error:
+            msg = f"{error}. {_remedy(entry)}"
+            raise ImageError(msg) from None
+        record = entry.record
+        if done.nuclei is not None:
+            objects.keep(self._folder, record.id, done.nuclei.measures, _renumbered(entry.scores, done.nuclei))
         line = {
-            "id": entry.record.id,
-            "image": self._relative(image),
-            "labels": self._relative(annotation),
-            "nuclei": 0 if found is None else count(found),
-            "losses": dict(losses),
+            "id": record.id,
+            "image": self._relative(done.image),
+            "labels": self._relative(done.labels),
+            "nuclei": 0 if done.nuclei is None else len(done.nuclei),
+            "losses": dict(done.losses),
         }
         with (self._folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._lines[entry.record.id] = line
+        self._lines[record.id] = line
 
-    def _write_files(
-        self, entry: _Entry, pixels: Array | None, found: Tensor | None
-    ) -> tuple[Path | None, Path | None, Mapping[str, int]]:
-        """The files of image and nuclei, and what is lost in them.
+    def _write_whole(self, entry: _Entry) -> _Done:
+        """Write an image, and its nuclei where it has some.
 
         Raises:
-            ImageError: The image is missing, and the layout needs it.
+            ImageError: They cannot be used, or the image is missing, and the layout needs it.
         """
         folder, layout, name, part = self._folder, self._layout, file_name(entry.record.id), entry.record.split
+        pixels, found = _read(entry, self._reading)
         ready = None if pixels is None else as_written(pixels, colour=layout.needs_colour)
-        labels = None if found is None else relabel(found)
-        if found is not None and labels is not None and layout.write_nuclei:
+        labels, nuclei = (None, None) if found is None else (relabel(found), BandedNuclei.of_map(found))
+        if labels is not None and nuclei is not None and layout.write_nuclei:
             image = None if ready is None else layout.write(folder, name, ready, None, part).image
-            return image, *layout.write_nuclei(folder, name, labels, _renumbered(entry.scores, found))
+            return _Done(image, *layout.write_nuclei(folder, name, labels, _renumbered(entry.scores, nuclei)), nuclei)
         if ready is None:
             msg = (
                 f"{entry.record.image}: {entry.missing} was not found, and this layout needs the image; "
@@ -250,7 +328,24 @@ class _Work:
             )
             raise ImageError(msg)
         written = layout.write(folder, name, ready, labels, part)
-        return written.image, written.labels, written.losses
+        return _Done(written.image, written.labels, written.losses, nuclei)
+
+    def _write_large(self, entry: _Entry) -> _Done:
+        """The same of an image that memory may not hold: it is copied, and its labels are read in bands.
+
+        Raises:
+            ImageError: A file cannot be used, or the two are of different sizes.
+        """
+        folder, record, labels = self._folder, entry.record, _labels_of(entry)
+        nuclei = None if labels is None else BandedNuclei.of_file(labels, self._reading)
+        image = None
+        if not entry.missing:
+            _check_large(record, nuclei, self._reading)
+            image = copy_image(folder, file_name(record.id), record.image)
+        if nuclei is None or self._layout.write_banded is None:
+            return _Done(image, None, {}, None)
+        scores = _renumbered(entry.scores, nuclei)
+        return _Done(image, *self._layout.write_banded(folder, file_name(record.id), nuclei, scores), nuclei)
 
     def _relative(self, path: Path | None) -> str:
         return path.relative_to(self._folder).as_posix() if path else ""
@@ -268,6 +363,7 @@ class _Work:
             for record, line in lines
             if line["image"]
         ]
+        objects.write(self._folder, [record for record, line in lines if line["labels"]])
         if records:
             write_manifest(self._folder / "manifest.csv", records)
             if self._layout.finish:

@@ -21,6 +21,10 @@ MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded, unless more are allowed (twice Pillow's own warning limit)."""
 
 
+class SizeError(ImageError):
+    """A file has too many pixels to be read whole."""
+
+
 class Wanted(Enum):
     """What a file is read for."""
 
@@ -94,14 +98,14 @@ def check_size(path: Path, width: int, height: int, reading: ReadOptions) -> Non
     """Refuse an image by what its header says, before anything is decoded.
 
     Raises:
-        ImageError: It has too many pixels.
+        SizeError: It has too many pixels.
     """
     if width * height > reading.max_pixels:
         msg = (
             f"{path}: {width * height:,} pixels ({height} x {width}), at most {reading.max_pixels:,} are read whole; "
             "crop or tile the image, or raise --max-pixels"
         )
-        raise ImageError(msg)
+        raise SizeError(msg)
 
 
 def page_index(path: Path, count: int, understood: str, wanted: Wanted, reading: ReadOptions) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_CHANNELS = 4
 _ORIENTATION = 274
 _COLOURS = "CYX"
+_MOST_AT_ONCE = 1 << 22
+"""Pixels that are read at once where the file does not say it."""
 
 # What tifffile says of odd tags would come to the terminal, with text of the file in it. Who logs, still gets it.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -139,6 +142,23 @@ def _check_segments(plane: Plane, size: int) -> None:
             raise ValueError(msg)
 
 
+def header(path: Path, wanted: Wanted, reading: ReadOptions) -> tuple[tuple[int, int], bool]:
+    """The (height, width) of an image as it is shown, and whether the file holds nothing else; its pixels are not decoded.
+
+    Raises:
+        ImageError: As `opened`, or its colours are not read.
+    """
+    with opened(path, wanted, reading) as plane:
+        page = plane.keyframe
+        if wanted is not Wanted.NUMBERS:
+            _check_colours(page, path, wanted)
+        size = page.imagelength, page.imagewidth
+        is_turned = page.tags.valueof(_ORIENTATION, default=1) in range(5, 9)
+        channels = 3 if plane.is_planar else page.samplesperpixel
+        is_alone = sum(math.prod(one.shape) for one in page.parent.series) == math.prod(size) * channels
+    return (size[::-1] if is_turned else size), is_alone
+
+
 def bands(path: Path, reading: ReadOptions) -> Iterator[Array]:
     """The numbers of a file of one channel from top to bottom, a row of tiles or a strip at a time.
 
@@ -158,12 +178,21 @@ def bands(path: Path, reading: ReadOptions) -> Iterator[Array]:
         if is_upright and page.samplesperpixel == page.imagedepth == 1 and page.dtype is not None:
             if plane.offset is not None:
                 kind = np.dtype(f"{page.parent.byteorder}{page.dtype.char}")
-                yield np.memmap(path, kind, "r", plane.offset, (page.imagelength, page.imagewidth))
+                yield from _rows_in_place(page, path, kind, plane.offset)
                 return
             if len(plane.page.dataoffsets) > 1:
                 yield from _rows_of_segments(plane, path, reading)
                 return
         yield decode(path, Wanted.NUMBERS, reading)
+
+
+def _rows_in_place(page: tifffile.TiffPage, path: Path, kind: np.dtype[Any], offset: int) -> Iterator[Array]:
+    step = max(1, _MOST_AT_ONCE // page.imagewidth)
+    for top in range(0, page.imagelength, step):
+        rows = min(step, page.imagelength - top)
+        # Not mapped: what was read of a mapped file counts as memory of the process.
+        place = offset + top * page.imagewidth * kind.itemsize
+        yield np.fromfile(path, kind, rows * page.imagewidth, offset=place).reshape(rows, page.imagewidth)
 
 
 def _rows_of_segments(plane: Plane, path: Path, reading: ReadOptions) -> Iterator[Array]:

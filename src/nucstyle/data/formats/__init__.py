@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copyfile
+from tempfile import SpooledTemporaryFile
 from typing import Protocol
 
 from torch import Tensor
 
 from nucstyle.data.image_io import Array, is_image_name, write_pixels
+from nucstyle.data.label_bands import BandedNuclei
 
 SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 """Names of folders that say which part their images belong to."""
+_MOST_WAITING = 1 << 25
+"""So many bytes of a file that is written in order wait in memory, more on the disk."""
 UNANNOTATED = "unannotated"
 """Folder of images without labels, in layouts whose programs take every image for one that has some."""
 
@@ -99,6 +105,50 @@ class NucleiWriter(Protocol):
         Returns:
             The file, and what is lost in it as in `Written.losses`.
         """
+
+
+class BandedWriter(Protocol):
+    """Writes the nuclei of images of a layout alone, as `NucleiWriter`, of label maps of any size."""
+
+    def __call__(
+        self, folder: Path, name: str, nuclei: BandedNuclei, scores: Mapping[int, float] | None = None
+    ) -> tuple[Path, Mapping[str, int]]:
+        """Write the nuclei of one image; arguments and result as `NucleiWriter`."""
+
+
+@contextmanager
+def in_order(folder: Path) -> Iterator[InOrder]:
+    """A place for pieces of a file; many of them wait in a file without a name in that folder, gone with the block."""
+    with SpooledTemporaryFile(max_size=_MOST_WAITING, mode="w+b", dir=str(folder)) as file:
+        yield InOrder(file)
+
+
+class InOrder:
+    """Pieces of a file that are ready in any order, and come in that of their keys.
+
+    Args:
+        file: Where they wait.
+    """
+
+    def __init__(self, file: SpooledTemporaryFile[bytes]) -> None:
+        self._file = file
+        self._places: list[tuple[tuple[float, ...], int, int]] = []
+
+    def add(self, *key: float, piece: bytes) -> None:
+        """Keep a piece; no two have the same key."""
+        self._places.append((key, self._file.tell(), len(piece)))
+        self._file.write(piece)
+
+    def __iter__(self) -> Iterator[tuple[tuple[float, ...], bytes]]:
+        for key, start, length in sorted(self._places):
+            self._file.seek(start)
+            yield key, self._file.read(length)
+
+
+def copy_image(folder: Path, name: str, image: Path) -> Path:
+    """Copy a TIFF of any size to `images/` as it is; returns the copy. Arguments as `Writer`."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    return Path(copyfile(image, folder / "images" / f"{name}.tif"))
 
 
 def write_with(write_nuclei: NucleiWriter, folder: Path, name: str, pixels: Array, labels: Tensor | None) -> Written:

@@ -10,32 +10,33 @@ from pathlib import Path
 
 from nucstyle.data.run_folder import write_text
 
-_FOLDER = ".parts"
+PARTS = ".parts"
+"""The folder where a layout keeps them."""
 
 
-def keep(folder: Path, name: str, text: str) -> None:
+def keep(folder: Path, name: str, text: str, *, place: str = PARTS) -> None:
     """Keep what is known of an image.
 
     Args:
         folder: Of the data set.
         name: Of the image's files, without a suffix.
         text: In the words of the layout.
+        place: Name of the folder within, as for the others.
     """
-    place = folder / _FOLDER
-    place.mkdir(parents=True, exist_ok=True)
-    write_text(place / name, text)
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    write_text(folder / place / name, text)
 
 
-def kept(folder: Path, name: str) -> str | None:
+def kept(folder: Path, name: str, *, place: str = PARTS) -> str | None:
     """What is known of an image; None where it has been joined already."""
-    file = folder / _FOLDER / name
+    file = folder / place / name
     return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
-def drop(folder: Path) -> None:
+def drop(folder: Path, *, place: str = PARTS) -> None:
     """Forget all, once joined. They go at once: what is left of a deletion that is cut off never counts again."""
-    place, going = folder / _FOLDER, folder / f"{_FOLDER}-joined"
-    if place.is_dir():
+    going = folder / f"{place}-joined"
+    if (folder / place).is_dir():
         shutil.rmtree(going, ignore_errors=True)
-        place.rename(going)
+        (folder / place).rename(going)
     shutil.rmtree(going, ignore_errors=True)

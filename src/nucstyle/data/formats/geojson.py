@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from torch import Tensor
 
-from nucstyle.core.contours import Outline, Ring, rasterise, trace
+from nucstyle.core.contours import Outline, Ring, rasterise
 from nucstyle.core.errors import ImageError
-from nucstyle.data.formats import Written, beside, write_with
+from nucstyle.data.formats import Written, beside, in_order, write_with
 from nucstyle.data.image_io import Array
+from nucstyle.data.label_bands import BandedNuclei
 from nucstyle.data.manifest import Record
 
 FOLDER, SUFFIX = "geojson", ".geojson"
@@ -56,14 +56,25 @@ def write_nuclei(
 
     The measurements of a nucleus are `area_px` and, where it is known, `score`.
     """
+    return write_banded(folder, name, BandedNuclei.of_map(labels), scores)
+
+
+def write_banded(
+    folder: Path, name: str, nuclei: BandedNuclei, scores: Mapping[int, float] | None = None
+) -> tuple[Path, Mapping[str, int]]:
+    """As `write_nuclei`, of label maps of any size."""
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     file = folder / FOLDER / f"{name}{SUFFIX}"
-    features = [
-        json.dumps(_feature(number, list(pieces), (scores or {}).get(number)), separators=(",", ":"), allow_nan=False)
-        for number, pieces in groupby(trace(labels), key=lambda outline: outline.number)
-    ]
-    lines = ['{"type":"FeatureCollection","features":[', ",\n".join(features), "]}\n"]
-    file.write_text("\n".join(lines), encoding="utf-8")
+    with in_order(folder) as features:
+        for number, pieces in nuclei.outlines():
+            feature = _feature(number, pieces, (scores or {}).get(number))
+            text = json.dumps(feature, separators=(",", ":"), allow_nan=False)
+            features.add(number, piece=text.encode("ascii"))
+        with file.open("wb") as stream:
+            stream.write(b'{"type":"FeatureCollection","features":[\n')
+            for place, (_, piece) in enumerate(features):
+                stream.write(b",\n" + piece if place else piece)
+            stream.write(b"\n]}\n")
     return file, {}
 
 

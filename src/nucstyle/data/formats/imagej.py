@@ -17,11 +17,12 @@ import numpy as np
 from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 from torch import Tensor
 
-from nucstyle.core.contours import Outline, Ring, rasterise, trace
+from nucstyle.core.contours import Outline, Ring, rasterise
 from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.data.archives import check_count
-from nucstyle.data.formats import Written, beside, write_with
+from nucstyle.data.formats import Written, beside, in_order, write_with
 from nucstyle.data.image_io import Array
+from nucstyle.data.label_bands import BandedNuclei
 from nucstyle.data.manifest import Record
 
 FOLDER, ENDING = "rois", "_rois.zip"
@@ -69,27 +70,40 @@ def write_nuclei(
     Raises:
         ImageError: The labels are larger than ROIs can be.
     """
-    if max(labels.shape, default=0) > _FARTHEST_PX:
+    return write_banded(folder, name, BandedNuclei.of_map(labels), scores)
+
+
+def write_banded(
+    folder: Path, name: str, nuclei: BandedNuclei, scores: Mapping[int, float] | None = None
+) -> tuple[Path, Mapping[str, int]]:
+    """As `write_nuclei`, of label maps of any size."""
+    if max(nuclei.size) > _FARTHEST_PX:
         msg = (
-            f"{name}: sides of {' and '.join(map(str, labels.shape))} pixels, ROIs reach to {_FARTHEST_PX}; use geojson"
+            f"{name}: sides of {' and '.join(map(str, nuclei.size))} pixels, ROIs reach to {_FARTHEST_PX}; use geojson"
         )
         raise ImageError(msg)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     file = folder / FOLDER / f"{name}{ENDING}"
-    outlines = trace(labels, corners="joined")
-    pieces = Counter[int]()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for outline in sorted(outlines, key=lambda one: _filled(one).area_px if one.holes else 0):
-            pieces[outline.number] += 1
-            piece = f"-{pieces[outline.number]}" if pieces[outline.number] > 1 else ""
-            roi = _roi(outline, f"{outline.number:05}{piece}")
-            # With a date of its own, equal labels would not give equal bytes.
-            archive.writestr(zipfile.ZipInfo(f"{roi.name}.roi"), roi.tobytes(), zipfile.ZIP_DEFLATED)
-    losses = {
-        HOLES: sum(len(outline.holes) for outline in outlines),
-        PIECES: sum(count > 1 for count in pieces.values()),
-    }
+    losses = Counter[str]()
+    with in_order(folder) as rois:
+        for number, outlines in nuclei.outlines("joined"):
+            losses[HOLES] += sum(len(outline.holes) for outline in outlines)
+            losses[PIECES] += len(outlines) > 1
+            ordered = sorted((_filled(one).area_px if one.holes else 0, at) for at, one in enumerate(outlines))
+            for place, (area_px, at) in enumerate(ordered, start=1):
+                roi = _roi(outlines[at], _name(number, place))
+                rois.add(area_px, number, place, piece=roi.tobytes())
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for key, data in rois:
+                # With a date of its own, equal labels would not give equal bytes.
+                member = zipfile.ZipInfo(f"{_name(*map(int, key[1:]))}.roi")
+                archive.writestr(member, data, zipfile.ZIP_DEFLATED)
     return file, {what: count for what, count in losses.items() if count}
+
+
+def _name(number: int, place: int) -> str:
+    """Of the ROI of a nucleus, or of one of its pieces."""
+    return f"{number:05}{f'-{place}' if place > 1 else ''}"
 
 
 def _filled(outline: Outline) -> Outline:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nucstyle.data.formats import Written, image_files, write_with
 from nucstyle.data.image_io import Array, write_labels
+from nucstyle.data.label_bands import BandedNuclei, write_label_bands
 from nucstyle.data.manifest import Misfit, Record, listed
 
 _LABEL_FOLDERS = ("labels", "masks")
@@ -102,4 +103,14 @@ def write_nuclei(
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     file = folder / "labels" / f"{name}.tif"
     write_labels(file, labels)
+    return file, {}
+
+
+def write_banded(
+    folder: Path, name: str, nuclei: BandedNuclei, scores: Mapping[int, float] | None = None
+) -> tuple[Path, Mapping[str, int]]:
+    """Write labels of any size, in tiles; arguments and result as `formats.BandedWriter`."""
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    file = folder / "labels" / f"{name}.tif"
+    write_label_bands(file, nuclei.bands(), size=nuclei.size, largest=len(nuclei))
     return file, {}
