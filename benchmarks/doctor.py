@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from nucstyle.core.protocols import SILENT
+from nucstyle.core.threads import for_each
 from nucstyle.data.dataset import load, open_dataset
 from nucstyle.data.doctor import conclude
 from nucstyle.data.examine import Examined, examine
 from nucstyle.data.image_io import write_labels
 from nucstyle.data.manifest import Record
 from nucstyle.workflows.check import check
-from nucstyle.workflows.threads import for_each
 
 SHIFT_PX, ROUNDS = 15, 3
 
