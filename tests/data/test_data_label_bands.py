@@ -13,13 +13,13 @@ from PIL import Image
 
 from nucstyle.core.contours import trace
 from nucstyle.core.errors import ImageError
-from nucstyle.core.labels import relabel
+from nucstyle.core.labels import components, relabel
 from nucstyle.core.spans import measure, spans_of
 from nucstyle.data import label_bands
-from nucstyle.data.decoders import ReadOptions, SizeError
+from nucstyle.data.decoders import ReadOptions, SizeError, tiff
 from nucstyle.data.image_io import read_labels, write_labels
 from nucstyle.data.label_bands import BandedNuclei, in_bands, read_label_bands, write_label_bands
-from nucstyle.data.label_rules import MaskError
+from nucstyle.data.label_rules import MaskError, touches
 
 
 @pytest.fixture
@@ -56,6 +56,16 @@ def test_bands_are_the_rows_of_the_whole(tmp_path, labels, how, rows):
     whole, tops = joined(tmp_path / "a.tif", rows)
     np.testing.assert_array_equal(whole, labels)
     assert tops == list(range(0, 203, rows))
+
+
+@pytest.mark.parametrize("page", [1, 2])
+def test_uncompressed_numbers_are_read_a_few_rows_at_a_time(tmp_path, monkeypatch, labels, page):
+    monkeypatch.setattr(tiff, "_MOST_AT_ONCE", 310 * 20 + 1)
+    stack = np.stack([labels, labels[::-1]]).astype(">u4")
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", byteorder=">")
+    reading = ReadOptions(page=page)
+    assert {len(band) for band in tiff.bands(tmp_path / "a.tif", reading)} == {20, 3}
+    np.testing.assert_array_equal(joined(tmp_path / "a.tif", 50, reading=reading)[0], stack[page - 1])
 
 
 def test_files_that_cannot_be_read_in_parts_are_read_whole(tmp_path, labels):
@@ -162,6 +172,16 @@ def test_bands_are_numbered_as_the_whole_and_measured_as_the_whole(labels, rows)
     assert nuclei.size == labels.shape
     for one, other in zip(nuclei.measures, measure(spans_of(labels)), strict=True):
         assert np.array_equal(one, other)
+
+
+@settings(deadline=None)
+@given(labels=label_maps, rows=st.integers(1, 10))
+def test_what_tells_labels_from_masks_is_counted_in_bands_as_on_the_whole(labels, rows):
+    nuclei = cut(labels, rows)
+    pieces = components(torch.from_numpy(labels)).numpy()
+    for number, touching, n_pieces in zip(nuclei.measures.number, nuclei._touching(), nuclei._pieces(), strict=True):
+        assert touching == (touches(labels) & (labels == number)).sum()
+        assert n_pieces == len(np.unique(pieces[labels == number]))
 
 
 def test_nuclei_wait_no_longer_than_for_their_last_band():

@@ -230,9 +230,10 @@ def test_a_conversion_stopped_within_an_image_goes_on_to_the_same_files(
     assert whole == parts
 
 
-def test_of_a_large_image_that_is_done_nothing_is_written_again(convert, field, tmp_path, monkeypatch):
+def test_the_table_is_whole_again_where_one_image_had_to_be_written_again(convert, field, tmp_path):
     write_large(tmp_path / "data", label_map(field).astype(np.uint16), HOW["tiles"])
     write_large(tmp_path / "data", label_map(field).astype(np.uint16), HOW["tiles"], "b")
+    write_large(tmp_path / "data", label_map(field, 6).astype(np.uint16), HOW["tiles"], "c")
     (tmp_path / "data/labels/b.tif").write_bytes(b"no labels")
     convert("data", "out", "--to", "geojson", *LIMIT, code=2)
     (tmp_path / "out/result.json").unlink()
