@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from nucstyle.core.errors import InputError
 from nucstyle.core.sample import Sample
 
 os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
@@ -115,6 +116,21 @@ class Page(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Nothing."""
+
+
+@pytest.fixture
+def refusal():
+    """`refusal(error, function, *arguments)` runs it and returns the one line of the error that it must raise."""
+
+    def run(error, function, /, *arguments, **options):
+        with pytest.raises(InputError) as caught:
+            function(*arguments, **options)
+        assert type(caught.value) is error
+        assert caught.value.exit_code == 2
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return run
 
 
 @pytest.fixture(autouse=True)

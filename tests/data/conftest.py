@@ -1,4 +1,4 @@
-"""What the tests of files share: PNG files written chunk by chunk, and the one line of an error."""
+"""What the tests of files share: PNG files written chunk by chunk."""
 
 import struct
 import zlib
@@ -8,23 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from nucstyle.core.errors import ImageError, InputError
+from nucstyle.core.errors import ImageError
 from nucstyle.core.protocols import Silent
-
-
-@pytest.fixture
-def refusal():
-    """`refusal(error, function, *arguments)` runs it and returns the one line of the error that it must raise."""
-
-    def run(error, function, /, *arguments, **options):
-        with pytest.raises(InputError) as caught:
-            function(*arguments, **options)
-        assert type(caught.value) is error
-        assert caught.value.exit_code == 2
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    return run
 
 
 @pytest.fixture

@@ -25,6 +25,20 @@ def run_verb(tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture
+def assert_refused():
+    """`assert_refused(result, *words)`: exit code 2, no traceback, and one line that holds these words."""
+
+    def check(result, *words):
+        assert result.exit_code == 2, result.output
+        (line,) = (line for line in result.stderr.splitlines() if line.startswith("nucstyle: "))
+        for word in words:
+            assert str(word) in line
+        assert "Traceback" not in result.output
+
+    return check
+
+
 @pytest.fixture(scope="session")
 def tiny_settings():
     """The settings of the tiny demo."""

@@ -80,12 +80,6 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def assert_refused(result, *words):
-    assert result.exit_code == 2, result.output
-    for word in words:
-        assert word in result.stderr
-
-
 def test_every_cell_is_a_run_folder_that_keeps_weights_and_label_files_alone(made):
     for arm in ("none", "colour"):
         for seed in (0, 1):
@@ -163,7 +157,7 @@ def test_arms_of_one_seed_start_alike_and_see_the_same_crops(made, recipe):
         assert not torch.equal(plain[0], coloured[0])
 
 
-def test_finished_cells_are_not_trained_again_even_without_weights(copied, run_verb, monkeypatch):
+def test_finished_cells_are_not_trained_again_even_without_weights(assert_refused, copied, run_verb, monkeypatch):
     run = copied / "run" / "full"
     before = (run / "result.json").read_bytes()
     for path in run.glob("*/*/weights.safetensors"):
@@ -200,7 +194,7 @@ def test_an_interrupted_cell_goes_on_to_the_same_bytes(copied, run_verb):
     assert (copied / "run" / "full" / "result.json").read_bytes() == total
 
 
-def test_cells_can_be_made_apart_and_are_summed_up_together(copied, run_verb):
+def test_cells_can_be_made_apart_and_are_summed_up_together(assert_refused, copied, run_verb):
     whole = (copied / "run" / "full" / "result.json").read_bytes()
     verb = ("compare", "data/manifest.csv", *COLOURS)
     result = run_verb(*verb, "--out", "apart", "--cells", "colour:1,none:1")
@@ -215,12 +209,14 @@ def test_cells_can_be_made_apart_and_are_summed_up_together(copied, run_verb):
     assert_refused(run_verb(*verb, "--out", "apart", "--resume", "--cells", "style:0"), "--cells style:0", "none:0")
 
 
-def test_a_finished_cell_of_other_settings_is_not_compared(copied, run_verb):
+def test_a_finished_cell_of_other_settings_is_not_compared(assert_refused, copied, run_verb):
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--set", "steps=3")
     assert_refused(run_verb(*verb), "recipe.training.steps", "was 2 and is now 3")
 
 
-def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_on_validation(copied, run_verb):
+def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_on_validation(
+    assert_refused, copied, run_verb
+):
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
     result = run_verb(*verb, "--on", "test")
     assert result.exit_code == 0, result.output
@@ -234,7 +230,7 @@ def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_
     assert_refused(run_verb(*verb[:-2], "--tta", "none,fast"), "seed-1", "tta fast", "is gone")
 
 
-def test_other_data_is_scored_beside_and_must_not_be_what_was_trained_on(copied, run_verb, field):
+def test_other_data_is_scored_beside_and_must_not_be_what_was_trained_on(assert_refused, copied, run_verb, field):
     other = copied / "other"
     write_data(other, field)
     lines = (other / "manifest.csv").read_text().splitlines()
@@ -250,7 +246,7 @@ def test_other_data_is_scored_beside_and_must_not_be_what_was_trained_on(copied,
     assert_refused(run_verb(*verb, "--test", "data/manifest.csv"), "trained on", "f0")
 
 
-def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(run_verb, manifest, tmp_path):
+def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(assert_refused, run_verb, manifest, tmp_path):
     (manifest.parent / "labels" / "f7.png").write_bytes(b"no picture")
     verb = ("compare", manifest, "--out", "run", "--protocol", "transfer", "--seeds", "1", *TINY)
     result = run_verb(*verb, "--arms", "recolour")
@@ -274,14 +270,18 @@ def give_style(tmp_path, **changes):
 
 
 @pytest.mark.parametrize(("image", "part"), [("f5", "test"), ("f9", "validation")])
-def test_a_style_model_that_has_seen_what_is_scored_is_refused(run_verb, manifest, tmp_path, image, part):
+def test_a_style_model_that_has_seen_what_is_scored_is_refused(
+    assert_refused, run_verb, manifest, tmp_path, image, part
+):
     style = give_style(tmp_path, trained_on=["f0", image])
     result = run_verb("compare", manifest, "--out", "run", *STYLED, "--style", style)
     assert_refused(result, "--style", f"1 of the {part} images", image)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(run_verb, manifest, tmp_path):
+def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(
+    assert_refused, run_verb, manifest, tmp_path
+):
     style = give_style(tmp_path, masks_seen=["f6"])
     verb = ("compare", manifest, "--out", "run", *STYLED, "--style", style, "--no-gate")
     assert_refused(run_verb(*verb, "--protocol", "transfer"), "--style", "--annotated hides", "f6")
@@ -304,7 +304,7 @@ def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(r
         (("--arms", "none", "--cells", "none:3"), "none:0, none:1, none:2"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_is_read(run_verb, options, word):
+def test_what_cannot_be_meant_is_refused_before_anything_is_read(assert_refused, run_verb, options, word):
     assert_refused(run_verb("compare", "nowhere", "--out", "run", *options), word)
 
 
@@ -324,7 +324,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(run_verb, manifest, tmp_path
     assert list(read(tmp_path / "run" / "full" / "result.json")["arms"]) == ["colour"]
 
 
-def test_a_data_set_without_validation_images_is_refused(run_verb, manifest):
+def test_a_data_set_without_validation_images_is_refused(assert_refused, run_verb, manifest):
     manifest.write_text(manifest.read_text().replace(",validation,", ",train,"))
     assert_refused(run_verb("compare", manifest, "--out", "run", *COLOURS), "validation", "column split")
 

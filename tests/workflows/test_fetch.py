@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from nucstyle.cli import app
-from nucstyle.core.errors import DatasetError, InputError, OptionError, RunFolderError
+from nucstyle.core.errors import DatasetError, OptionError, RunFolderError
 from nucstyle.core.protocols import Silent
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.fetch import Patience, record_of
@@ -71,15 +71,6 @@ def get(site, tmp_path):
         return fetch("dsb2018", tmp_path / name, address=site.address, patience=HASTY, **options)
 
     return run
-
-
-def refused(error, action, *arguments, **options):
-    """The one line that it must end with."""
-    with pytest.raises(InputError) as caught:
-        action(*arguments, **options)
-    assert type(caught.value) is error
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def entries(folder):
@@ -189,31 +180,31 @@ def test_a_table_without_usage_counts_all_its_images(get, site, test_zip):
         b"PK\x03\x04",
     ],
 )
-def test_what_is_no_table_of_masks_is_refused_and_not_recorded(get, site, test_zip, tmp_path, table):
+def test_what_is_no_table_of_masks_is_refused_and_not_recorded(refusal, get, site, test_zip, tmp_path, table):
     site.files |= {"stage1_test.zip": test_zip, "stage1_solution.csv": table}
-    message = refused(DatasetError, get, part="test")
+    message = refusal(DatasetError, get, part="test")
     assert message.startswith(f"{site.address}stage1_solution.csv: not a table of ImageId and EncodedPixels (")
     assert entries(tmp_path / "out") == ["config.toml", "environment.json", "fetch.json"]
     assert json.loads((tmp_path / "out" / "fetch.json").read_text())["files"] == {}
 
 
-def test_a_table_of_other_images_is_refused(get, site, test_zip):
+def test_a_table_of_other_images_is_refused(refusal, get, site, test_zip):
     site.files |= {"stage1_test.zip": test_zip, "stage1_solution.csv": solution(["a,1 1,,,", "x,1 1,,,", "w,1 1,,,"])}
-    message = refused(DatasetError, get, part="test")
+    message = refusal(DatasetError, get, part="test")
     assert "2 of its images are not in stage1_test.zip, such as w" in message
 
 
 # Servers
 
 
-def test_a_fetch_that_was_cut_off_goes_on_with_resume(get, site, train_zip, tmp_path):
+def test_a_fetch_that_was_cut_off_goes_on_with_resume(refusal, get, site, train_zip, tmp_path):
     site.files["stage1_train.zip"] = train_zip
     half = len(train_zip) // 2
     site.answers = [
         lambda page, content: page.give(content, only=half),
         *[lambda page, content: page.give(content, only=0)] * 2,
     ]
-    assert "--resume" in refused(DatasetError, get)
+    assert "--resume" in refusal(DatasetError, get)
     out = tmp_path / "out"
     assert entries(out) == [
         "config.toml",
@@ -222,18 +213,18 @@ def test_a_fetch_that_was_cut_off_goes_on_with_resume(get, site, train_zip, tmp_
         "stage1_train.zip.part",
         "stage1_train.zip.part.json",
     ]
-    assert "no images" in refused(DatasetError, open_dataset, out)
-    assert "--resume" in refused(RunFolderError, get)
+    assert "no images" in refusal(DatasetError, open_dataset, out)
+    assert "--resume" in refusal(RunFolderError, get)
     get(resume=True)
     assert site.asked[-1] == ("stage1_train.zip", f"bytes={half}-")
     assert entries(out) == FETCHED
     assert (out / "stage1_train.zip").read_bytes() == train_zip
 
 
-def test_an_html_page_in_the_place_of_the_archive_is_refused_with_its_first_bytes(get, site, tmp_path):
+def test_an_html_page_in_the_place_of_the_archive_is_refused_with_its_first_bytes(refusal, get, site, tmp_path):
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
     site.files["stage1_train.zip"] = page
-    message = refused(DatasetError, get)
+    message = refusal(DatasetError, get)
     assert message.startswith(
         f"{site.address}stage1_train.zip: not a zip archive (it looks like an HTML page; first bytes "
     )
@@ -241,30 +232,32 @@ def test_an_html_page_in_the_place_of_the_archive_is_refused_with_its_first_byte
     assert entries(tmp_path / "out") == ["config.toml", "environment.json", "fetch.json"]
 
 
-def test_a_page_that_is_not_found_is_refused(get, site, tmp_path):
-    assert "HTTP 404" in refused(DatasetError, get)
+def test_a_page_that_is_not_found_is_refused(refusal, get, site, tmp_path):
+    assert "HTTP 404" in refusal(DatasetError, get)
     assert entries(tmp_path / "out") == ["config.toml", "environment.json", "fetch.json"]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
-def test_a_length_that_lies_gives_no_data_set_and_the_next_call_gets_it_again(get, site, train_zip, tmp_path, share):
+def test_a_length_that_lies_gives_no_data_set_and_the_next_call_gets_it_again(
+    refusal, get, site, train_zip, tmp_path, share
+):
     site.files["stage1_train.zip"] = train_zip
     site.answers = [lambda page, content: page.give(content, length=int(len(content) * share))]
-    assert "a damaged archive" in refused(DatasetError, get)
+    assert "a damaged archive" in refusal(DatasetError, get)
     assert entries(tmp_path / "out") == ["config.toml", "environment.json", "fetch.json"]
     assert len(open_dataset(get(resume=True))) == 2
 
 
-def test_an_archive_that_leaves_its_folder_is_refused_whole(get, site, tmp_path, field):
+def test_an_archive_that_leaves_its_folder_is_refused_whole(refusal, get, site, tmp_path, field):
     site.files["stage1_train.zip"] = packed(train_files(field) | {"../../evil.png": b"evil"})
-    assert "leads upwards; nothing was unpacked" in refused(DatasetError, get)
+    assert "leads upwards; nothing was unpacked" in refusal(DatasetError, get)
     assert entries(tmp_path) == ["out"]
     assert entries(tmp_path / "out") == ["config.toml", "environment.json", "fetch.json"]
 
 
-def test_an_archive_of_something_else_is_refused_and_not_recorded(get, site, tmp_path):
+def test_an_archive_of_something_else_is_refused_and_not_recorded(refusal, get, site, tmp_path):
     site.files["stage1_train.zip"] = packed({"holiday/beach.png": png(np.zeros((4, 4), np.uint8))})
-    assert "no folder ID/images in it" in refused(DatasetError, get)
+    assert "no folder ID/images in it" in refusal(DatasetError, get)
     assert json.loads((tmp_path / "out" / "fetch.json").read_text())["files"] == {}
 
 
@@ -279,11 +272,13 @@ def test_certificates_are_verified_as_before_after_an_import_and_a_fetch(get, si
 # The same as the first time
 
 
-def test_one_byte_that_is_another_at_the_publisher_later_is_refused_with_both_hashes(get, site, train_zip, tmp_path):
+def test_one_byte_that_is_another_at_the_publisher_later_is_refused_with_both_hashes(
+    refusal, get, site, train_zip, tmp_path
+):
     site.files["stage1_train.zip"] = train_zip
     out = get()
     site.files["stage1_train.zip"] = flipped(train_zip)
-    message = refused(DatasetError, get, overwrite=True)
+    message = refusal(DatasetError, get, overwrite=True)
     assert sha256(train_zip) in message
     assert sha256(flipped(train_zip)) in message
     assert entries(out) == ["config.toml", "environment.json", "fetch.json"]  # neither the file nor a part of it
@@ -291,11 +286,11 @@ def test_one_byte_that_is_another_at_the_publisher_later_is_refused_with_both_ha
     assert len(open_dataset(get(resume=True))) == 2
 
 
-def test_one_byte_that_turned_in_the_folder_is_refused_with_both_hashes(get, site, train_zip, tmp_path):
+def test_one_byte_that_turned_in_the_folder_is_refused_with_both_hashes(refusal, get, site, train_zip, tmp_path):
     site.files["stage1_train.zip"] = train_zip
     path = get() / "stage1_train.zip"
     path.write_bytes(flipped(train_zip))
-    message = refused(DatasetError, get, resume=True)
+    message = refusal(DatasetError, get, resume=True)
     assert message.startswith(f"{path}: SHA-256 {sha256(flipped(train_zip))} ")
     assert sha256(train_zip) in message
     path.unlink()  # as the message says, or because the space was needed
@@ -303,12 +298,12 @@ def test_one_byte_that_turned_in_the_folder_is_refused_with_both_hashes(get, sit
     assert len(site.asked) == 1
 
 
-def test_a_damaged_archive_that_is_not_unpacked_yet_is_refused(get, site, train_zip, tmp_path):
+def test_a_damaged_archive_that_is_not_unpacked_yet_is_refused(refusal, get, site, train_zip, tmp_path):
     site.files["stage1_train.zip"] = train_zip
     out = get()
     shutil.rmtree(out / "stage1_train")
     (out / "stage1_train.zip").write_bytes(flipped(train_zip))
-    assert sha256(train_zip) in refused(DatasetError, get, resume=True)
+    assert sha256(train_zip) in refusal(DatasetError, get, resume=True)
     assert not (out / "stage1_train").exists()
 
 
@@ -399,11 +394,11 @@ def test_the_report_of_a_fetch_says_where_it_came_from(get, site, train_zip):
     assert "dsb2018" in write_report(get()).read_text()
 
 
-def test_damaged_records_are_refused_before_anything_is_deleted(get, site, train_zip):
+def test_damaged_records_are_refused_before_anything_is_deleted(refusal, get, site, train_zip):
     site.files["stage1_train.zip"] = train_zip
     out = get()
     (out / "fetch.json").write_text("{")
-    assert "damaged; delete it" in refused(DatasetError, get, overwrite=True)
+    assert "damaged; delete it" in refusal(DatasetError, get, overwrite=True)
     assert entries(out) == FETCHED
 
 
@@ -431,13 +426,13 @@ def test_a_table_that_is_there_already_is_copied(get, site, test_zip, tmp_path):
     assert site.asked == []
 
 
-def test_a_file_from_elsewhere_is_compared_with_the_first_too(get, site, train_zip, tmp_path):
+def test_a_file_from_elsewhere_is_compared_with_the_first_too(refusal, get, site, train_zip, tmp_path):
     site.files["stage1_train.zip"] = train_zip
     get()
     (tmp_path / "stick").mkdir()
     (tmp_path / "stick" / "stage1_train.zip").write_bytes(flipped(train_zip))
     for options in ({"resume": True}, {"overwrite": True}):
-        message = refused(DatasetError, get, from_dir=tmp_path / "stick", **options)
+        message = refusal(DatasetError, get, from_dir=tmp_path / "stick", **options)
         assert message.startswith(f"{tmp_path / 'stick' / 'stage1_train.zip'}: SHA-256 ")
         assert sha256(train_zip) in message
     assert (tmp_path / "stick" / "stage1_train.zip").exists()  # it is not ours to delete
@@ -446,19 +441,19 @@ def test_a_file_from_elsewhere_is_compared_with_the_first_too(get, site, train_z
 @pytest.mark.parametrize(
     "content", [b"<html>", b"version https://git-lfs.github.com/spec/v1\n", b"PK\x03\x04 and no more"]
 )
-def test_a_file_from_elsewhere_that_is_no_archive_is_refused_and_left_there(get, tmp_path, content):
+def test_a_file_from_elsewhere_that_is_no_archive_is_refused_and_left_there(refusal, get, tmp_path, content):
     path = tmp_path / "stick" / "stage1_train.zip"
     path.parent.mkdir()
     path.write_bytes(content)
-    assert refused(DatasetError, get, from_dir=path.parent).startswith(f"{path}: ")
+    assert refusal(DatasetError, get, from_dir=path.parent).startswith(f"{path}: ")
     assert path.read_bytes() == content
     assert not (tmp_path / "out" / "stage1_train").exists()
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_file_that_is_missing_elsewhere_is_named_before_anything_is_written(get, tmp_path, part):
+def test_a_file_that_is_missing_elsewhere_is_named_before_anything_is_written(refusal, get, tmp_path, part):
     (tmp_path / "stick").mkdir()
-    message = refused(DatasetError, get, part=part, from_dir=tmp_path / "stick")
+    message = refusal(DatasetError, get, part=part, from_dir=tmp_path / "stick")
     assert message.startswith(f"{tmp_path / 'stick'}: no {PARTS[part].archive} in it; ")
     assert entries(tmp_path) == ["stick"]
 
@@ -466,22 +461,22 @@ def test_a_file_that_is_missing_elsewhere_is_named_before_anything_is_written(ge
 # Options
 
 
-def test_another_data_set_or_part_is_refused_with_those_there_are(tmp_path):
-    assert refused(OptionError, fetch, "cats", tmp_path / "out").endswith("known: dsb2018")
-    assert refused(OptionError, fetch, "dsb2018", tmp_path / "out", part="all").endswith("known: train, test, stage2")
+def test_another_data_set_or_part_is_refused_with_those_there_are(refusal, tmp_path):
+    assert refusal(OptionError, fetch, "cats", tmp_path / "out").endswith("known: dsb2018")
+    assert refusal(OptionError, fetch, "dsb2018", tmp_path / "out", part="all").endswith("known: train, test, stage2")
     assert entries(tmp_path) == []
 
 
-def test_a_folder_holds_one_part(get, site, train_zip):
+def test_a_folder_holds_one_part(refusal, get, site, train_zip):
     site.files["stage1_train.zip"] = train_zip
     get()
-    assert "part was 'train' and is now 'test'" in refused(RunFolderError, get, part="test", resume=True)
+    assert "part was 'train' and is now 'test'" in refusal(RunFolderError, get, part="test", resume=True)
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(get, tmp_path):
+def test_a_folder_of_somebody_elses_is_left_alone(refusal, get, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    refused(RunFolderError, get, overwrite=True)
+    refusal(RunFolderError, get, overwrite=True)
     assert entries(tmp_path / "out") == ["thesis.txt"]
 
 

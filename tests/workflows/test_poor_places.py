@@ -11,8 +11,6 @@ import pytest
 
 from nucstyle.core.errors import InputError
 from nucstyle.core.protocols import Silent
-from nucstyle.workflows.augment import augment
-from nucstyle.workflows.predict import predict
 from nucstyle.workflows.translate import translate
 
 READERS = {
@@ -32,15 +30,6 @@ WRITERS = {
     "fetch": ("fetch", "dsb2018", "out"),
     "info": ("info", "--out", "out"),
 }
-
-
-def assert_refused(result, *words):
-    """One line with these words, exit code 2."""
-    assert result.exit_code == 2, result.output
-    (line,) = (line for line in result.stderr.splitlines() if line.startswith("nucstyle: "))
-    for word in words:
-        assert word in line
-    assert "Traceback" not in result.output
 
 
 def snapshot(folder):
@@ -64,14 +53,18 @@ def unreadable(write_pairs):
 
 
 @pytest.mark.parametrize("verb", WRITERS)
-def test_a_file_in_the_place_of_the_output_is_refused_before_any_work(run_verb, unreadable, tmp_path, verb):
+def test_a_file_in_the_place_of_the_output_is_refused_before_any_work(
+    assert_refused, run_verb, unreadable, tmp_path, verb
+):
     (tmp_path / "out").write_text("mine")
     assert_refused(run_verb(*WRITERS[verb]), "out: is a file")
     assert (tmp_path / "out").read_text() == "mine"
 
 
 @pytest.mark.parametrize("verb", WRITERS)
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(run_verb, unreadable, tmp_path, monkeypatch, verb):
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    assert_refused, run_verb, unreadable, tmp_path, monkeypatch, verb
+):
     may = os.access
     monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and may(path, mode, **more))
     assert_refused(run_verb(*WRITERS[verb]), "out: ", "cannot be written")
@@ -92,7 +85,9 @@ def test_nothing_is_written_beside_what_is_read(run_verb, write_pairs, verb):
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("verb", ["augment", "translate", "predict"])
-def test_what_is_no_file_is_listed_at_the_end_and_the_others_are_done(run_verb, write_pairs, tmp_path, verb):
+def test_what_is_no_file_is_listed_at_the_end_and_the_others_are_done(
+    assert_refused, run_verb, write_pairs, tmp_path, verb
+):
     images = write_pairs("data", fluorescence=2, stained=1) / "images"
     os.mkfifo(images / "pipe.png")
     (images / "loop.png").symlink_to("loop.png")
@@ -104,7 +99,7 @@ def test_what_is_no_file_is_listed_at_the_end_and_the_others_are_done(run_verb, 
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("verb", ["discover", "train-style", "train-segmenter"])
-def test_what_is_no_file_is_refused_where_all_images_are_needed(run_verb, write_pairs, tmp_path, verb):
+def test_what_is_no_file_is_refused_where_all_images_are_needed(assert_refused, run_verb, write_pairs, tmp_path, verb):
     os.mkfifo(write_pairs("data") / "images" / "pipe.png")
     labels = tmp_path / "data" / "labels"
     shutil.copy(labels / "field-0.png", labels / "pipe.png")  # or the missing labels would be told first
@@ -123,13 +118,12 @@ class Vanishing(Silent):
             self.path.unlink()
 
 
-@pytest.mark.parametrize(("work", "stage"), [(predict, "predict"), (translate, "restyle"), (augment, "augment")])
-def test_an_image_that_vanishes_during_the_work_is_listed_and_the_others_are_done(write_pairs, tmp_path, work, stage):
+def test_an_image_that_vanishes_during_the_work_is_listed_and_the_others_are_done(write_pairs, tmp_path):
+    """Of predict and augment, see `test_changing_input.py`."""
     folder = write_pairs("data", fluorescence=2, stained=1)
     gone = folder / "images" / "field-1.png"
-    options = {"tta": "none"} if work is predict else {}
     with pytest.raises(InputError, match=f"1 of 3 .*{gone}"):
-        work(folder, tmp_path / "out", progress=Vanishing(gone, stage), **options)
+        translate(folder, tmp_path / "out", progress=Vanishing(gone, "restyle"))
     written = {path.name for path in (tmp_path / "out").rglob("*")}
     assert all(any(name.startswith(f"field-{number}") for name in written) for number in (0, 2))
     assert not gone.exists()

@@ -18,14 +18,6 @@ from nucstyle.workflows.load import load_style
 SIZE = (96, 112)
 
 
-def refused(result, *words):
-    assert result.exit_code == 2, result.output
-    (line,) = (line for line in result.stderr.splitlines() if line.startswith("nucstyle: "))
-    for word in words:
-        assert word in line
-    assert "Traceback" not in result.output
-
-
 def entries(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != ".lock")
 
@@ -147,48 +139,52 @@ def test_a_modality_that_the_manifest_names_holds_and_an_unknown_one_is_said(run
     assert "known:" not in result.stderr
 
 
-def test_a_bad_image_does_not_stop_the_others(run_verb, tiny_demo, images, tmp_path):
+def test_a_bad_image_does_not_stop_the_others(assert_refused, run_verb, tiny_demo, images, tmp_path):
     (images / "broken.png").write_bytes(b"<html>not found</html>")
     result = run_verb("translate", images, "--out", "run", "--style", tiny_demo / "style")
-    refused(result, "1 of 3", "broken.png", "HTML")
+    assert_refused(result, "1 of 3", "broken.png", "HTML")
     assert sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir()) == ["field-0", "field-1"]
     assert (tmp_path / "run" / "grid.png").is_file()
     alone = run_verb("translate", images / "broken.png", "--out", "none", "--style", tiny_demo / "style")
-    refused(alone, "1 of 1", "broken.png")
+    assert_refused(alone, "1 of 1", "broken.png")
     assert not (tmp_path / "none" / "grid.png").exists()
 
 
-def test_what_cannot_be_used_is_refused_before_anything_is_written(run_verb, tiny_demo, images, tmp_path):
+def test_what_cannot_be_used_is_refused_before_anything_is_written(
+    assert_refused, run_verb, tiny_demo, images, tmp_path
+):
     before = entries(tmp_path)
     style = ("--style", tiny_demo / "style")
-    refused(run_verb("translate", "nowhere.png", "--out", "run"), "nowhere.png")
-    refused(run_verb("translate", images, "--out", "run", "--style", "nothing"), "nothing", "dsb2018")
-    refused(run_verb("translate", images, "--out", "run", *style, "--exemplar", "no.png"), "no.png")
-    refused(run_verb("translate", images, "--out", images, *style, "--overwrite"), "images", "--out")
-    refused(run_verb("translate", images, "--out", "run", *style, "--device", "tpu"), "tpu", "cpu")
+    assert_refused(run_verb("translate", "nowhere.png", "--out", "run"), "nowhere.png")
+    assert_refused(run_verb("translate", images, "--out", "run", "--style", "nothing"), "nothing", "dsb2018")
+    assert_refused(run_verb("translate", images, "--out", "run", *style, "--exemplar", "no.png"), "no.png")
+    assert_refused(run_verb("translate", images, "--out", images, *style, "--overwrite"), "images", "--out")
+    assert_refused(run_verb("translate", images, "--out", "run", *style, "--device", "tpu"), "tpu", "cpu")
     assert entries(tmp_path) == before
     assert run_verb("translate", images, "--out", "run", *style).exit_code == 0
-    refused(run_verb("translate", images, "--out", "run", *style), "run", "--overwrite")
+    assert_refused(run_verb("translate", images, "--out", "run", *style), "run", "--overwrite")
     assert run_verb("translate", images, "--out", "run", "--overwrite", *style).exit_code == 0
     grid = ("--out", "run/pictures", "--overwrite")
-    refused(run_verb("translate", images, *grid, *style), "pictures", "--out")
+    assert_refused(run_verb("translate", images, *grid, *style), "pictures", "--out")
 
 
-def test_an_image_given_twice_is_done_once_and_two_of_one_name_are_refused(run_verb, tiny_demo, images, tmp_path):
+def test_an_image_given_twice_is_done_once_and_two_of_one_name_are_refused(
+    assert_refused, run_verb, tiny_demo, images, tmp_path
+):
     style = ("--style", tiny_demo / "style")
     result = run_verb("translate", images / "field-0.png", f"{images}/*.png", images, "--out", "run", *style)
     assert result.exit_code == 0, result.output
     assert list(told(tmp_path / "run")["images"]) == ["field-0", "field-1"]
     shutil.copytree(images, tmp_path / "more")
-    refused(run_verb("translate", images, "more", "--out", "two", *style), "field-0", "rename")
+    assert_refused(run_verb("translate", images, "more", "--out", "two", *style), "field-0", "rename")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "n" * 300])
-def test_an_id_that_cannot_name_a_file_is_refused(run_verb, tiny_demo, images, tmp_path, name):
+def test_an_id_that_cannot_name_a_file_is_refused(assert_refused, run_verb, tiny_demo, images, tmp_path, name):
     rows = f"id,image,labels,modality,split,field_of_view\n{name},data/images/field-0.png,,,,"
     (tmp_path / "manifest.csv").write_text(rows)
     result = run_verb("translate", "manifest.csv", "--out", "run", "--style", tiny_demo / "style")
-    refused(result, "cannot name a file", "rename")
+    assert_refused(result, "cannot name a file", "rename")
     assert not (tmp_path / "run").exists()
 
 

@@ -8,16 +8,6 @@ import pytest
 from PIL import Image
 
 
-def assert_refused(result, *words):
-    """One line with these words, exit code 2, no traceback."""
-    assert result.exit_code == 2, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("nucstyle: ")]
-    assert len(lines) == 1, result.output
-    for word in words:
-        assert str(word) in lines[0]
-    assert "Traceback" not in result.output
-
-
 def entries(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -32,20 +22,20 @@ VERBS_WITH_MASKS = VERBS_WITH_DATA[1:]
 
 
 @pytest.mark.parametrize("verb", VERBS_WITH_DATA, ids=lambda verb: verb[0])
-def test_a_missing_path_is_named(run_verb, tmp_path, verb):
+def test_a_missing_path_is_named(assert_refused, run_verb, tmp_path, verb):
     assert_refused(run_verb(verb[0], "nowhere", "--out", "run", *verb[1:]), "nowhere")
     assert entries(tmp_path) == []
 
 
 @pytest.mark.parametrize("verb", VERBS_WITH_DATA, ids=lambda verb: verb[0])
-def test_an_empty_folder_is_named(run_verb, tmp_path, verb):
+def test_an_empty_folder_is_named(assert_refused, run_verb, tmp_path, verb):
     (tmp_path / "empty").mkdir()
     assert_refused(run_verb(verb[0], "empty", "--out", "run", *verb[1:]), "empty", "no images")
     assert entries(tmp_path) == ["empty"]
 
 
 @pytest.mark.parametrize("verb", VERBS_WITH_DATA, ids=lambda verb: verb[0])
-def test_a_corrupt_png_is_named_before_anything_is_written(run_verb, write_pairs, tmp_path, verb):
+def test_a_corrupt_png_is_named_before_anything_is_written(assert_refused, run_verb, write_pairs, tmp_path, verb):
     image = write_pairs("data") / "images" / "field-5.png"
     image.write_bytes(image.read_bytes()[:200])
     assert_refused(run_verb(verb[0], "data", "--out", "run", *verb[1:]), "field-5.png", "replace")
@@ -53,21 +43,21 @@ def test_a_corrupt_png_is_named_before_anything_is_written(run_verb, write_pairs
 
 
 @pytest.mark.parametrize("verb", VERBS_WITH_MASKS, ids=lambda verb: verb[0])
-def test_a_mask_of_another_size_is_named_with_both_sizes(run_verb, write_pairs, tmp_path, verb):
+def test_a_mask_of_another_size_is_named_with_both_sizes(assert_refused, run_verb, write_pairs, tmp_path, verb):
     folder = write_pairs("data")
     Image.new("L", (112, 90)).save(folder / "labels" / "field-3.png")
     assert_refused(run_verb(verb[0], "data", "--out", "run", *verb[1:]), "field-3.png", "90 x 112", "96 x 112")
     assert entries(tmp_path) == ["data"]
 
 
-def test_an_image_without_masks_is_named_where_masks_are_needed(run_verb, write_pairs, tmp_path):
+def test_an_image_without_masks_is_named_where_masks_are_needed(assert_refused, run_verb, write_pairs, tmp_path):
     (write_pairs("data") / "labels" / "field-2.png").unlink()
     result = run_verb("train-segmenter", "data", "--out", "run", "--set", "steps=1")
     assert_refused(result, "field-2.png", "1 of 8", "labels/")
     assert entries(tmp_path) == ["data"]
 
 
-def test_images_of_one_modality_alone_cannot_train_a_style_model(run_verb, write_pairs, tmp_path):
+def test_images_of_one_modality_alone_cannot_train_a_style_model(assert_refused, run_verb, write_pairs, tmp_path):
     folder = write_pairs("data", fluorescence=3, stained=0)
     rows = [f"field-{number},images/field-{number}.png,labels/field-{number}.png,same,," for number in range(3)]
     (folder / "manifest.csv").write_text("\n".join(["id,image,labels,modality,split,field_of_view", *rows]))
@@ -75,7 +65,7 @@ def test_images_of_one_modality_alone_cannot_train_a_style_model(run_verb, write
     assert entries(tmp_path) == ["data"]
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(run_verb, write_pairs, tmp_path):
+def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(assert_refused, run_verb, write_pairs, tmp_path):
     write_pairs("data")
     assert run_verb("discover", "data", "--out", "run", "--k", 2).exit_code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -83,7 +73,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(run_verb, write_
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_of_something_else_is_never_replaced(run_verb, write_pairs, tmp_path):
+def test_a_folder_of_something_else_is_never_replaced(assert_refused, run_verb, write_pairs, tmp_path):
     write_pairs("data")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
@@ -91,7 +81,7 @@ def test_a_folder_of_something_else_is_never_replaced(run_verb, write_pairs, tmp
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
-def test_a_run_is_not_written_over_its_input(run_verb, write_pairs, tmp_path):
+def test_a_run_is_not_written_over_its_input(assert_refused, run_verb, write_pairs, tmp_path):
     folder = write_pairs("data")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert_refused(run_verb("discover", "data", "--out", "data", "--overwrite"), "data", "--out")
@@ -105,7 +95,7 @@ def test_an_unknown_option_has_exit_code_2(run_verb):
 
 
 @pytest.mark.parametrize("verb", ["train-style", "train-segmenter"])
-def test_a_typo_in_a_config_key_suggests_the_right_one(run_verb, write_pairs, tmp_path, verb):
+def test_a_typo_in_a_config_key_suggests_the_right_one(assert_refused, run_verb, write_pairs, tmp_path, verb):
     write_pairs("data")
     assert_refused(run_verb(verb, "data", "--out", "run", "--set", "learning_rat=1"), "learning_rat", "learning_rate")
     (tmp_path / "own.toml").write_text('name = "own"\n[training]\nstesp = 5\n')
@@ -115,25 +105,25 @@ def test_a_typo_in_a_config_key_suggests_the_right_one(run_verb, write_pairs, tm
 
 @pytest.mark.parametrize("verb", ["train-style", "train-segmenter"])
 @pytest.mark.parametrize("setting", ["learning_rate=-1", "learning_rate=nan", "steps=0", "batch_size=many"])
-def test_a_setting_out_of_range_is_named(run_verb, write_pairs, tmp_path, verb, setting):
+def test_a_setting_out_of_range_is_named(assert_refused, run_verb, write_pairs, tmp_path, verb, setting):
     write_pairs("data")
     assert_refused(run_verb(verb, "data", "--out", "run", "--set", setting), setting.split("=")[0])
     assert entries(tmp_path) == ["data"]
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda:one"])
-def test_a_device_that_is_not_there_is_named(run_verb, write_pairs, tmp_path, device):
+def test_a_device_that_is_not_there_is_named(assert_refused, run_verb, write_pairs, tmp_path, device):
     write_pairs("data")
     assert_refused(run_verb("train-style", "data", "--out", "run", "--device", device), device, "cpu")
     assert entries(tmp_path) == ["data"]
 
 
 @pytest.mark.parametrize("verb", ["train-style", "train-segmenter"])
-def test_an_unknown_recipe_names_the_known_ones(run_verb, verb):
+def test_an_unknown_recipe_names_the_known_ones(assert_refused, run_verb, verb):
     assert_refused(run_verb(verb, "data", "--out", "run", "--recipe", "grand"), "grand", "lite")
 
 
-def test_style_augmentation_without_a_style_model_is_refused(run_verb, write_pairs):
+def test_style_augmentation_without_a_style_model_is_refused(assert_refused, run_verb, write_pairs):
     write_pairs("data")
     assert_refused(run_verb("train-segmenter", "data", "--out", "run", "--augment", "style"), "--style")
     assert_refused(
@@ -143,7 +133,7 @@ def test_style_augmentation_without_a_style_model_is_refused(run_verb, write_pai
     )
 
 
-def test_weights_of_the_wrong_kind_or_damaged_are_refused(run_verb, tiny_demo, write_pairs, tmp_path):
+def test_weights_of_the_wrong_kind_or_damaged_are_refused(assert_refused, run_verb, tiny_demo, write_pairs, tmp_path):
     write_pairs("data")
     style = tiny_demo / "style"
     assert_refused(run_verb("predict", "data", "--out", "run", "--weights", style), "style weights", "segmenter")
@@ -157,7 +147,9 @@ def test_weights_of_the_wrong_kind_or_damaged_are_refused(run_verb, tiny_demo, w
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_image_does_not_stop_the_prediction_of_the_others(run_verb, tiny_demo, write_pairs, tmp_path):
+def test_a_bad_image_does_not_stop_the_prediction_of_the_others(
+    assert_refused, run_verb, tiny_demo, write_pairs, tmp_path
+):
     folder = write_pairs("data", fluorescence=2, stained=1) / "images"
     (folder / "field-1.png").write_bytes(b"<html>not found</html>")
     cell = tiny_demo / "full" / "none" / "seed-0"
@@ -167,17 +159,17 @@ def test_a_bad_image_does_not_stop_the_prediction_of_the_others(run_verb, tiny_d
     assert written == [f"field-{n}_{what}" for n in (0, 2) for what in ("labels.tif", "preview.png")]
 
 
-def test_resuming_with_another_seed_names_the_difference(run_verb, demo_copy, tiny_settings):
+def test_resuming_with_another_seed_names_the_difference(assert_refused, run_verb, demo_copy, tiny_settings):
     settings = [word for setting in tiny_settings for word in ("--set", setting)]
     assert_refused(run_verb("demo", "--out", demo_copy, "--resume", "--seed", 5, *settings), "seed was 0 and is now 5")
 
 
-def test_a_report_of_a_folder_that_is_no_run_is_refused(run_verb, tmp_path):
+def test_a_report_of_a_folder_that_is_no_run_is_refused(assert_refused, run_verb, tmp_path):
     (tmp_path / "folder").mkdir()
     assert_refused(run_verb("report", "folder"), "folder", "config.toml")
 
 
-def test_a_part_without_training_images_is_refused(run_verb, write_pairs, tmp_path):
+def test_a_part_without_training_images_is_refused(assert_refused, run_verb, write_pairs, tmp_path):
     folder = write_pairs("data")
     rows = [f"field-{number},images/field-{number}.png,labels/field-{number}.png,,validation," for number in range(8)]
     (folder / "manifest.csv").write_text("\n".join(["id,image,labels,modality,split,field_of_view", *rows]))
@@ -186,7 +178,7 @@ def test_a_part_without_training_images_is_refused(run_verb, write_pairs, tmp_pa
     assert entries(tmp_path) == ["data"]
 
 
-def test_a_run_is_not_written_over_the_style_model_it_needs(run_verb, tiny_demo, write_pairs, tmp_path):
+def test_a_run_is_not_written_over_the_style_model_it_needs(assert_refused, run_verb, tiny_demo, write_pairs, tmp_path):
     write_pairs("data")
     shutil.copytree(tiny_demo / "style", tmp_path / "style")
     before = (tmp_path / "style" / "weights.safetensors").read_bytes()
@@ -196,19 +188,21 @@ def test_a_run_is_not_written_over_the_style_model_it_needs(run_verb, tiny_demo,
     assert (tmp_path / "style" / "weights.safetensors").read_bytes() == before
 
 
-def test_a_recipe_that_is_no_text_is_refused(run_verb, write_pairs, tmp_path):
+def test_a_recipe_that_is_no_text_is_refused(assert_refused, run_verb, write_pairs, tmp_path):
     write_pairs("data")
     (tmp_path / "own.toml").write_bytes(b"\xff\xfe\x00\x80")
     assert_refused(run_verb("train-style", "data", "--out", "run", "--recipe", "own.toml"), "own.toml", "TOML")
 
 
 @pytest.mark.parametrize("setting", ['arms=["grand"]', 'tta=["slow"]', "k=1"])
-def test_a_demo_setting_that_is_not_known_is_refused_before_the_work(run_verb, tmp_path, setting):
+def test_a_demo_setting_that_is_not_known_is_refused_before_the_work(assert_refused, run_verb, tmp_path, setting):
     assert_refused(run_verb("demo", "--out", "run", "--set", setting), setting.split("=")[0])
     assert entries(tmp_path) == []
 
 
-def test_ids_whose_files_would_overwrite_each_other_are_refused(run_verb, tiny_demo, write_pairs, tmp_path):
+def test_ids_whose_files_would_overwrite_each_other_are_refused(
+    assert_refused, run_verb, tiny_demo, write_pairs, tmp_path
+):
     folder = write_pairs("data", fluorescence=2, stained=0)
     rows = ["a/b,images/field-0.png,,,,", "a_b,images/field-1.png,,,,"]
     (folder / "manifest.csv").write_text("\n".join(["id,image,labels,modality,split,field_of_view", *rows]))

@@ -13,8 +13,8 @@ import pytest
 
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.layouts import READABLE, WRITABLE
+from nucstyle.data.objects import PREDICTED
 from nucstyle.data.predictions import PredictedImage
-from nucstyle.workflows.predict import OBJECT_COLUMNS
 
 TINY_STYLE = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0", "--k", "2")
 TINY_SEGMENTER = ("--set", "steps=2", "--set", "size_px=64", "--set", "training.batch_size=2")
@@ -103,7 +103,7 @@ def test_the_table_of_objects_describes_the_label_files(run_verb, tiny_demo, tmp
     with (folder / "objects.csv").open() as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    assert tuple(reader.fieldnames) == OBJECT_COLUMNS
+    assert tuple(reader.fieldnames) == PREDICTED
     by_image = {}
     for row in rows:
         by_image.setdefault(row["image_id"], []).append(row)

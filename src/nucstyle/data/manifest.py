@@ -47,7 +47,7 @@ class Misfit:
     """What keeps a data set from being listed: files, or lines, that do not fit the others."""
 
     kind: str
-    """One of `doctor.KINDS`."""
+    """One of `findings.KINDS`."""
     files: tuple[Path, ...]
     message: str
     """One line: what, where, what to do."""

@@ -1,11 +1,11 @@
-"""`objects.csv` of a conversion: a line a nucleus, its centre, and of the columns of `predict` those that need no image.
+"""`objects.csv`: a line a nucleus, of what `predict` finds and of what `convert` writes, which need not have the image.
 
-What is known of an image is kept beside the table until all images are there, so that a stopped conversion goes on.
+What a conversion knows of an image is kept beside the table until all images are there, so that it goes on when it was stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from nucstyle.core.spans import Measures
@@ -13,19 +13,11 @@ from nucstyle.data.formats import fragments
 from nucstyle.data.manifest import LineWriter, Record, file_name
 
 OBJECTS = "objects.csv"
-COLUMNS = (
-    "image_id",
-    "label",
-    "score",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-    "area_px",
-    "centroid_x",
-    "centroid_y",
-    "modality",
-)
+_ALWAYS = ("image_id", "label", "score", "x0", "y0", "x1", "y1", "area_px")
+PREDICTED = (*_ALWAYS, "perimeter_px", "eccentricity", "mean_intensity", "modality")
+"""Columns, of `predict`."""
+CONVERTED = (*_ALWAYS, "centroid_x", "centroid_y", "modality")
+"""Columns, of `convert`."""
 _PLACE = ".objects"
 
 
@@ -52,14 +44,22 @@ def is_kept(folder: Path, image_id: str) -> bool:
     return fragments.kept(folder, file_name(image_id), place=_PLACE) is not None
 
 
-def write(folder: Path, records: Iterable[Record]) -> None:
+def write_kept(folder: Path, records: Iterable[Record]) -> None:
     """Write the table from what was kept, image by image."""
+    rows = (
+        [record.id, *line.split(","), record.modality or ""]
+        for record in records
+        for line in (fragments.kept(folder, file_name(record.id), place=_PLACE) or "").splitlines()
+    )
+    write(folder, CONVERTED, rows)
+
+
+def write(folder: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write the table: one of the two kinds of columns, and the cells of each nucleus."""
     with (folder / OBJECTS).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = LineWriter(file)
-        writer.writerow(COLUMNS)
-        for record in records:
-            for line in (fragments.kept(folder, file_name(record.id), place=_PLACE) or "").splitlines():
-                writer.writerow([record.id, *line.split(","), record.modality or ""])
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def drop(folder: Path) -> None:

@@ -560,11 +560,11 @@ def check(run: Path) -> Section:
 
 def _what_is_there(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     nuclei, fields = result["nuclei"], result["fields"]
-    rows = [("", "images"), ("all", str(result["images"])), ("annotated", str(result["annotated"]))]
+    rows = [("", "number"), ("images", str(result["images"])), ("annotated images", str(result["annotated"]))]
     for one, title in (("size", "sizes"), ("type", "types"), ("part", "parts"), ("modality", "modalities")):
         counts = sorted(result[title].items(), key=lambda item: -item[1])
-        rows += [(f"{one} {name}", str(count)) for name, count in counts]
-    rows.append((f"in {_count(fields['several'], 'field')} of view of several images", str(fields["images"])))
+        rows += [(f"images of {one} {name}", str(count)) for name, count in counts]
+    rows.append((f"images in {_count(fields['several'], 'field')} of view of several", str(fields["images"])))
     spread = f"{nuclei['least']} to {nuclei['most']} an image, median {nuclei['median']:g}"
     return [*rows, (f"nuclei, {spread}", str(nuclei["all"]))]
 

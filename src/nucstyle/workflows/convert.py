@@ -126,7 +126,7 @@ def _predicted(run: Path) -> list[_Entry]:
     if not records:
         msg = f"{run}: holds no label map in predictions/; give another run, or predict again with --overwrite"
         raise DatasetError(msg)
-    scores = _scores(run / "objects.csv")
+    scores = _scores(run / objects.OBJECTS)
     entries = []
     for record in records:
         missing = record.image if not record.image.is_file() else None
@@ -363,7 +363,7 @@ class _Work:
             for record, line in lines
             if line["image"]
         ]
-        objects.write(self._folder, [record for record, line in lines if line["labels"]])
+        objects.write_kept(self._folder, [record for record, line in lines if line["labels"]])
         if records:
             write_manifest(self._folder / "manifest.csv", records)
             if self._layout.finish:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from nucstyle.core.precision import deterministic
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.rng import derive_seed
 from nucstyle.core.sample import Sample
+from nucstyle.data import objects
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_labels, write_png
-from nucstyle.data.manifest import LineWriter, check_file_names, file_name, write_manifest
+from nucstyle.data.manifest import check_file_names, file_name, write_manifest
 from nucstyle.data.predictions import PREDICTIONS, PredictedImage, label_file, write_images
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_weights
@@ -35,21 +36,6 @@ from nucstyle.segmentation.tiling import segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.workflows.load import SHIPPED_SEGMENTER, find_weights, load_segmenter, style_from_weights
 from nucstyle.workflows.provenance import data_fingerprint
-
-OBJECT_COLUMNS = (
-    "image_id",
-    "label",
-    "score",
-    "x0",
-    "y0",
-    "x1",
-    "y1",
-    "area_px",
-    "perimeter_px",
-    "eccentricity",
-    "mean_intensity",
-    "modality",
-)
 
 _LEAST_TILE_PX = 64
 """Tiles do not get smaller where memory is short."""
@@ -188,7 +174,7 @@ def predict_into(
                     counts[record.id] = {"n_nuclei": len(decoded.scores), **({"tile_px": tile_px} if tile_px else {})}
                 progress.advance(index + 1)
     finally:  # images that are done keep their rows, however the others end
-        _write_objects(folder / "objects.csv", rows)
+        objects.write(folder, objects.PREDICTED, rows)
         write_images(folder, images)
     return counts, refused
 
@@ -314,10 +300,3 @@ def _image_row(sample: Sample, decoded: Decoded) -> PredictedImage:
 
 def _grey(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.asarray(image.mean(dim=0).numpy())
-
-
-def _write_objects(path: Path, rows: Iterable[list[object]]) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = LineWriter(file)
-        writer.writerow(OBJECT_COLUMNS)
-        writer.writerows(rows)
