@@ -549,6 +549,21 @@ def test_directories_of_a_tiff_that_run_in_a_circle_end(tmp_path, read_or_refuse
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_directory_without_entries_that_names_itself_is_refused(tmp_path, refusal, bigtiff):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), photometric="minisblack", bigtiff=bigtiff)
+    with tifffile.TiffFile(path) as file:
+        first = file.pages[0].offset
+    count, offset, entry = ("<Q", "<Q", 20) if bigtiff else ("<H", "<I", 12)
+    data = bytearray(path.read_bytes())
+    (entries,) = struct.unpack_from(count, data, first)
+    end = len(data)
+    struct.pack_into(offset, data, first + struct.calcsize(count) + entry * entries, end)
+    path.write_bytes(data + struct.pack(count, 0) + struct.pack(offset, end))
+    assert "its directories run in a circle" in refusal(ImageError, read_image, path)
+
+
 @pytest.mark.parametrize("part", ["count", "offset"])
 def test_a_tile_that_is_missing_is_refused_instead_of_black(tmp_path, refusal, labels, part):
     path = tmp_path / "a.tif"

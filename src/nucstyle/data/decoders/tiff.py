@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,11 +82,31 @@ def opened(path: Path, wanted: Wanted, reading: ReadOptions) -> Iterator[Plane]:
     """
     # OME's XML names other files, which tifffile would read as well; without it, a file is what it holds.
     with tifffile.TiffFile(path, is_ome=False) as file:
+        _check_chain(file)
         plane = _plane(file, path, wanted, reading)
         if plane.keyframe.samplesperpixel > _MOST_CHANNELS:
             refuse_channels(path, plane.keyframe.samplesperpixel)
         _check_segments(plane, file.filehandle.size)
         yield plane
+
+
+def _check_chain(file: tifffile.TiffFile) -> None:
+    """Each directory names the next one. Of a circle that does not lead to the first, tifffile would make pages for ever."""
+    form, stream, seen = file.tiff, file.filehandle, set[int]()
+    stream.seek(8 if form.is_bigtiff else 4)
+    while (place := _number(stream.read(form.offsetsize), form.offsetformat)) and place < stream.size:
+        if place in seen:
+            msg = "its directories run in a circle"
+            raise ValueError(msg)
+        seen.add(place)
+        stream.seek(place)
+        entries = _number(stream.read(form.tagnosize), form.tagnoformat)
+        stream.seek(min(stream.size, place + form.tagnosize + entries * form.tagsize))
+
+
+def _number(data: bytes, form: str) -> int:
+    """0 where the file ends."""
+    return int(struct.unpack(form, data)[0]) if len(data) == struct.calcsize(form) else 0
 
 
 def _plane(file: tifffile.TiffFile, path: Path, wanted: Wanted, reading: ReadOptions) -> Plane:
