@@ -17,7 +17,9 @@ import tifffile
 import torch
 from PIL import Image
 
+from nucstyle.core import forks
 from nucstyle.core.errors import ImageError
+from nucstyle.core.forks import share_out
 from nucstyle.core.protocols import SILENT
 from nucstyle.data import dataset as dataset_module
 from nucstyle.data import pixel_cache as module
@@ -592,6 +594,53 @@ def test_threads_read_what_one_reads(settled, masks, write_pairs):
             dataset.read_all(SILENT)
             for sample, once in zip(dataset, plain, strict=True):
                 assert_same(sample, once)
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """How many images were shared out among processes, call by call, on a machine with two processors."""
+    counts = []
+
+    def listening(work, count, **shown):
+        counts.append(count)
+        share_out(work, count, **shown)
+
+    monkeypatch.setattr(forks, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(dataset_module, "share_out", listening)
+    return counts
+
+
+needs_forks = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+
+
+@needs_forks
+def test_processes_decode_what_is_read_the_first_time(settled, masks, write_pairs, shared):
+    for folder in (masks, write_pairs(fluorescence=9, stained=9)):
+        plain = list(open_dataset(folder, cache=False))
+        dataset = open_dataset(folder)
+        dataset.read_all(SILENT)
+        assert shared == [len(plain)]
+        for sample, once in zip(dataset, plain, strict=True):
+            assert_same(sample, once)
+        open_dataset(folder).read_all(SILENT)
+        assert shared == [len(plain)], "nothing is shared out the second time"
+        shared.clear()
+
+
+@needs_forks
+@pytest.mark.parametrize("case", ["young", "no cache", "full disk", "no links", "not annotated"])
+def test_nothing_is_decoded_by_processes_that_cannot_keep_it(monkeypatch, write_pairs, shared, case):
+    folder = write_pairs(fluorescence=4, stained=4)
+    if case != "young":
+        monkeypatch.setattr(module, "_SETTLED_NS", -(10**12))
+    if case == "full disk":
+        monkeypatch.setattr(module, "_SPARE_BYTES", 1 << 60)
+    if case == "no links":
+        monkeypatch.setattr(module.os, "link", no_space)
+    if case == "not annotated":
+        shutil.rmtree(folder / "labels")
+    open_dataset(folder, cache=case != "no cache").read_all(SILENT)
+    assert shared == []
 
 
 def test_reading_all_names_the_first_file_that_cannot_be_used(settled, write_pairs, refusal):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nucstyle.core.errors import DatasetError
+from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.core.forks import can_fork, share_out
 from nucstyle.core.labels import relabel
 from nucstyle.core.protocols import Progress
 from nucstyle.core.sample import Sample, Source
@@ -25,6 +27,9 @@ from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, recognise,
 from nucstyle.data.manifest import Misfit, Record, check_unique, listed, survey_manifest
 from nucstyle.data.pixel_cache import NO_PIXELS, CacheUse, PixelCache, pixel_cache
 from nucstyle.data.splits import with_known_split
+
+_LOOKED_AT = 16
+"""So many images tell whether a data set was read before."""
 
 
 class Dataset(Sequence[Sample]):
@@ -95,8 +100,27 @@ class Dataset(Sequence[Sample]):
         Raises:
             ImageError: The first image that cannot be used.
         """
+        if self._is_new() and can_fork():
+            share_out(self._decode, len(self), stage="decode images", unit="image", progress=progress)
         for _ in for_each(self.__getitem__, range(len(self)), stage="read images", unit="image", progress=progress):
             pass
+
+    def _is_new(self) -> bool:
+        """Whether the cache most likely holds little of this data set yet, by a look at some images, and can keep it."""
+        annotated = [record for record in self.records if record.labels is not None]
+        for record in annotated[:: max(1, len(annotated) // _LOOKED_AT)] if self.cache.keeps else ():
+            if not _is_known(record, self.reading, self.cache):
+                with suppress(ImageError):
+                    _pixels(record, self.reading, self.cache)
+                return _is_known(record, self.reading, self.cache)
+        return False
+
+    def _decode(self, index: int) -> None:
+        """Put an image and its labels into the cache."""
+        record = self.records[index]
+        with suppress(ImageError):  # whoever reads it will say so
+            pixels = _pixels(record, self.reading, self.cache)
+            _load_labels(record, (pixels.shape[0], pixels.shape[1]), self.reading, self.cache)
 
     def like(self, records: Sequence[Record], *, keep: bool = False) -> Dataset:
         """Other images, read in the same way."""
@@ -172,10 +196,22 @@ def load(record: Record, reading: ReadOptions = DEFAULT, cache: PixelCache = NO_
 
 def _load_image(record: Record, reading: ReadOptions, cache: PixelCache) -> tuple[Tensor, Source]:
     """(3, H, W) float32 in [0, 1], and where it came from."""
+    return image_of(_pixels(record, reading, cache), record.image, reading)
+
+
+def _pixels(record: Record, reading: ReadOptions, cache: PixelCache) -> Array:
+    """(H, W) or (H, W, 3), as in the file."""
     kept = NO_PIXELS if record.labels is None else cache
-    parts = ("image", reading.page, reading.max_pixels)
-    pixels = kept.get(record.image, lambda: read_pixels(record.image, reading), *parts)
-    return image_of(pixels, record.image, reading)
+    return kept.get(record.image, lambda: read_pixels(record.image, reading), *_parts(reading))
+
+
+def _is_known(record: Record, reading: ReadOptions, cache: PixelCache) -> bool:
+    return cache.knows(record.image, *_parts(reading))
+
+
+def _parts(reading: ReadOptions) -> tuple[object, ...]:
+    """What besides the file determines its pixels."""
+    return ("image", reading.page, reading.max_pixels)
 
 
 def _load_labels(record: Record, size: tuple[int, int], reading: ReadOptions, cache: PixelCache) -> Tensor | None:

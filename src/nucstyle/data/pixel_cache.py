@@ -84,7 +84,7 @@ class PixelCache:
         stamp = _stamp(path) if self.folder else None
         if self.folder is None or stamp is None:
             return read()
-        by_stamp = _place(self.folder, "stamp", os.path.abspath(path), stamp.files, parts)
+        by_stamp = self._by_stamp(path, stamp, parts)
         if stamp.is_settled and not self.verify and (known := _open(by_stamp)) is not None:
             return known
         digest = self._digest(path, stamp)
@@ -97,6 +97,20 @@ class PixelCache:
         if stamp.is_settled and _stamp(path) == stamp and (known is not None or _write(by_content, array)):
             _link(by_content, by_stamp)
         return array
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept."""
+        return self.folder is not None
+
+    def knows(self, path: Path, *parts: object) -> bool:
+        """Whether `get` would find an entry of an unchanged file without a look at its content; arguments as `get`."""
+        stamp = _stamp(path) if self.folder else None
+        return self.folder is not None and stamp is not None and self._by_stamp(path, stamp, parts).exists()
+
+    def _by_stamp(self, path: Path, stamp: _Stamp, parts: tuple[object, ...]) -> Path:
+        assert self.folder is not None
+        return _place(self.folder, "stamp", os.path.abspath(path), stamp.files, parts)
 
     def _digest(self, path: Path, stamp: _Stamp) -> str | None:
         key = (os.fspath(path), stamp)
