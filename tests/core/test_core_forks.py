@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -147,20 +148,86 @@ from nucstyle.core.protocols import SILENT
 forks.usable_cpus = lambda: 2
 here = os.getpid()
 def work(number):
-    print(os.getpid() == here, os.getpid(), flush=True)
-    time.sleep(60 if os.getpid() == here else 0.2)
+    os.write(1, f"{os.getpid() == here} {os.getpid()}\\n".encode())
+    time.sleep(60)
 forks.share_out(work, 1000, stage="", unit="", progress=SILENT)
 """
 
 
-def test_the_others_end_when_this_process_is_killed():
+def is_running(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"  # a container may have nobody who buries them
+    except OSError:
+        return False
+
+
+def test_the_others_end_when_this_process_is_killed_whatever_they_do():
     with subprocess.Popen([sys.executable, "-c", _WAITS], stdout=subprocess.PIPE, text=True) as process:
         other = next(int(line.split()[1]) for line in process.stdout if line.startswith("False"))
+        assert is_running(other)
         process.kill()
         deadline = time.monotonic() + 10
-        while os.path.exists(f"/proc/{other}") and time.monotonic() < deadline:
+        while is_running(other) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not os.path.exists(f"/proc/{other}")
+        assert not is_running(other)
+
+
+_SIGNALLED = """
+import os, signal, sys
+from nucstyle.core import forks
+from nucstyle.core.protocols import SILENT
+forks.usable_cpus = lambda: 2
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+here, fork = os.getpid(), os.fork
+def fork_and_signal():
+    child = fork()
+    if child == 0:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return child
+os.fork = fork_and_signal
+try:
+    forks.share_out(lambda number: None, 10, stage="", unit="", progress=SILENT)
+finally:
+    print("here" if os.getpid() == here else "a twin", flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_right_after_the_fork_ends_the_other_and_nothing_else(name):
+    said = subprocess.run([sys.executable, "-c", _SIGNALLED, name], capture_output=True, text=True, timeout=60)
+    assert (said.stdout, said.stderr, said.returncode) == ("here\n", "", 0)
+
+
+def test_signals_are_heard_here_afterwards(note):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    share_out(note[0], 5, **AS_EVER)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_all_is_done_here_where_there_can_be_no_other_process(note, monkeypatch):
+    def refuse():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    write, read = note
+    share_out(write, 20, **AS_EVER)
+    assert read() == [(number, os.getpid()) for number in range(20)]
+
+
+def test_it_does_not_matter_that_nobody_wants_to_hear_of_children(note):
+    write, read = note
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        share_out(write, 20, **AS_EVER)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert sorted(number for number, _ in read()) == list(range(20))
+
+
+def test_processes_of_one_training_share_the_processors(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert not can_fork()
 
 
 def test_a_thread_does_not_fork():

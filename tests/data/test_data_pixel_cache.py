@@ -1,5 +1,6 @@
 import errno
 import io
+import json
 import os
 import pickle
 import shutil
@@ -173,7 +174,7 @@ def test_label_maps_are_kept_in_the_smallest_type(settled, tmp_path):
         opened = open_dataset(tmp_path / name)
         assert opened[0].labels.max() == count
         record = opened.records[0]
-        parts = ("labels", "a.png", "a", "a.png", (20, 20), False, None, MAX_PIXELS)
+        parts = ("labels", "a.png", "a", "../images/a.png", (20, 20), False, None, MAX_PIXELS)
         kept = opened.cache.get(record.labels, lambda: pytest.fail("decoded"), *parts)
         assert kept.dtype == (np.uint8 if name == "few" else np.uint16)
 
@@ -388,6 +389,23 @@ def test_two_data_sets_of_the_same_names_sizes_and_times_are_told_apart(settled,
             os.utime(path, ns=(0, 0))
     for _ in range(2):
         assert (seen(flat), seen(tmp_path / "other")) == ((1, 1), (4, 4))
+
+
+def test_labels_of_an_image_of_the_same_name_in_another_folder_are_told_apart(settled, tmp_path):
+    for folder in "AB":
+        (tmp_path / folder).mkdir()
+        Image.new("L", (9, 9), 99).save(tmp_path / folder / "x.png")
+    outlines = [[2, 2, 5, 2, 5, 5, 2, 5], [1, 6, 8, 6, 8, 8, 1, 8]]
+    table = {
+        "images": [{"id": number, "file_name": f"{folder}/x.png"} for number, folder in enumerate("AB")],
+        "annotations": [{"image_id": number, "segmentation": [one]} for number, one in enumerate(outlines)],
+    }
+    (tmp_path / "i.json").write_text(json.dumps(table))
+    areas = []
+    for folder in "ABAB":
+        (tmp_path / "manifest.csv").write_text(f"id,image,labels\nx,{folder}/x.png,i.json\n")
+        areas.append(int(open_dataset(tmp_path / "manifest.csv")[0].labels.sum()))
+    assert areas == [9, 14, 9, 14]
 
 
 def test_the_same_content_under_another_suffix_is_read_as_without_the_cache(settled, write_pairs):
@@ -641,6 +659,37 @@ def test_nothing_is_decoded_by_processes_that_cannot_keep_it(monkeypatch, write_
         shutil.rmtree(folder / "labels")
     open_dataset(folder, cache=case != "no cache").read_all(SILENT)
     assert shared == []
+
+
+@needs_forks
+def test_a_damaged_file_does_not_keep_processes_from_decoding_and_the_first_one_is_named(
+    settled, write_pairs, shared, refusal
+):
+    folder = write_pairs(fluorescence=12, stained=0)
+    for number in (0, 3, 9):
+        (folder / "images" / f"field-{number}.png").write_bytes(b"")
+    assert "field-0.png" in refusal(ImageError, open_dataset(folder).read_all, SILENT)
+    assert shared == [12]
+
+
+@needs_forks
+def test_images_without_labels_are_not_decoded_for_the_cache(settled, write_pairs, shared):
+    folder = write_pairs(fluorescence=6, stained=0)
+    (folder / "labels/field-2.png").unlink()
+    open_dataset(folder).read_all(SILENT)
+    assert shared == [5]
+
+
+@needs_forks
+def test_a_look_at_some_images_tells_that_nothing_is_new(settled, write_pairs, shared, monkeypatch):
+    folder = write_pairs(fluorescence=40, stained=0)
+    open_dataset(folder).read_all(SILENT)
+    looked = []
+    real = dataset_module._is_known
+    monkeypatch.setattr(dataset_module, "_is_known", lambda *given: looked.append(1) or real(*given))
+    open_dataset(folder).read_all(SILENT)
+    assert shared == [40]
+    assert 16 <= len(looked) <= 32
 
 
 def test_reading_all_names_the_first_file_that_cannot_be_used(settled, write_pairs, refusal):

@@ -100,24 +100,31 @@ class Dataset(Sequence[Sample]):
         Raises:
             ImageError: The first image that cannot be used.
         """
-        if self._is_new() and can_fork():
-            share_out(self._decode, len(self), stage="decode images", unit="image", progress=progress)
+        if can_fork() and (annotated := self._unknown()):
+            share_out(
+                lambda n: self._decode(annotated[n]),
+                len(annotated),
+                stage="decode images",
+                unit="image",
+                progress=progress,
+            )
         for _ in for_each(self.__getitem__, range(len(self)), stage="read images", unit="image", progress=progress):
             pass
 
-    def _is_new(self) -> bool:
-        """Whether the cache most likely holds little of this data set yet, by a look at some images, and can keep it."""
+    def _unknown(self) -> list[Record]:
+        """The annotated images, where the cache most likely holds little of them yet, by a look at some, and can keep them."""
         annotated = [record for record in self.records if record.labels is not None]
         for record in annotated[:: max(1, len(annotated) // _LOOKED_AT)] if self.cache.keeps else ():
             if not _is_known(record, self.reading, self.cache):
-                with suppress(ImageError):
-                    _pixels(record, self.reading, self.cache)
-                return _is_known(record, self.reading, self.cache)
-        return False
+                self._decode(
+                    record
+                )  # so that a table of many images is read before processes are forked, which have it then
+                if _is_known(record, self.reading, self.cache):
+                    return annotated
+        return []
 
-    def _decode(self, index: int) -> None:
+    def _decode(self, record: Record) -> None:
         """Put an image and its labels into the cache."""
-        record = self.records[index]
         with suppress(ImageError):  # whoever reads it will say so
             pixels = _pixels(record, self.reading, self.cache)
             _load_labels(record, (pixels.shape[0], pixels.shape[1]), self.reading, self.cache)
@@ -225,9 +232,18 @@ def _load_labels(record: Record, size: tuple[int, int], reading: ReadOptions, ca
         numbers = relabel(nuclei).numpy()
         return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
-    # Readers of files of many images look for the id or the name.
-    parts = ("labels", record.labels.name, record.id, record.image.name, size, record.components)
+    # Readers of files of many images look for the id, or for the image's name and folder.
+    image = _way(record.labels.parent, record.image)
+    parts = ("labels", record.labels.name, record.id, image, size, record.components)
     return torch.from_numpy(cache.get(record.labels, read, *parts, reading.page, reading.max_pixels).astype(np.int32))
+
+
+def _way(folder: Path, file: Path) -> str:
+    """The path from one to the other, which stays the same where both are moved."""
+    try:
+        return os.path.relpath(file, folder)
+    except ValueError:  # on another drive
+        return os.path.abspath(file)
 
 
 def open_dataset(
