@@ -245,11 +245,39 @@ def test_the_page_of_a_label_stack_is_that_of_the_image_stack(tmp_path, labels):
     assert torch.equal(read_labels(tmp_path / "a.tif", page(2)), torch.from_numpy(labels.astype(np.int32)))
 
 
-def test_the_channels_of_a_colour_composite_are_its_colours_or_each_a_page(tmp_path, picture):
+def tables(*colours):
+    """Lookup tables of ImageJ, from black to a colour each."""
+    return [(np.array(colour)[:, None] * np.arange(256)).astype(np.uint8) for colour in colours]
+
+
+RED, GREEN, BLUE = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+
+
+@pytest.mark.parametrize("told", [{}, {"LUTs": tables(RED, GREEN, BLUE)}], ids=["no tables", "tables"])
+@pytest.mark.parametrize("mode", ["composite", "color"])
+def test_the_channels_of_a_colour_composite_are_its_colours_or_each_a_page(tmp_path, picture, mode, told):
     channels = np.moveaxis(picture, -1, 0)
-    tifffile.imwrite(tmp_path / "a.tif", channels, imagej=True, metadata={"axes": "CYX"})
+    tifffile.imwrite(tmp_path / "a.tif", channels, imagej=True, metadata={"axes": "CYX", "mode": mode, **told})
     assert torch.equal(read_image(tmp_path / "a.tif")[0], unit(picture))
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif", page(2)), picture[..., 1])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"imagej": True, "metadata": {"axes": "CYX"}},
+        {"imagej": True, "metadata": {"axes": "CYX", "mode": "grayscale"}},
+        {"imagej": True, "metadata": {"axes": "CYX", "mode": "composite", "LUTs": tables(GREEN, GREEN, GREEN)}},
+        {"imagej": True, "metadata": {"axes": "CYX", "mode": "composite", "LUTs": tables(BLUE, GREEN, RED)}},
+        {"photometric": "minisblack", "metadata": {"axes": "CYX"}},
+    ],
+    ids=["no mode", "grey", "all green", "another order", "not of ImageJ"],
+)
+def test_three_channels_that_are_not_said_to_be_colours_are_refused_unless_a_page_is_chosen(tmp_path, refusal, how):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 16, 16), np.uint8), **how)
+    assert "holds several images (3, 16, 16) axes CYX; give --page 1 to 3" in refusal(
+        ImageError, read_image, tmp_path / "a.tif"
+    )
 
 
 def test_three_by_three_pixels_in_colour_are_told_from_three_pages(tmp_path):
@@ -549,19 +577,56 @@ def test_directories_of_a_tiff_that_run_in_a_circle_end(tmp_path, read_or_refuse
         assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("bigtiff", [False, True])
-def test_a_directory_without_entries_that_names_itself_is_refused(tmp_path, refusal, bigtiff):
-    path = tmp_path / "a.tif"
+def chained(path, *, bigtiff, entries, following):
+    """A TIFF of one page, and another directory of some entries after it; each names the next, counted from 0, or a byte."""
     tifffile.imwrite(path, np.zeros((16, 16), np.uint8), photometric="minisblack", bigtiff=bigtiff)
     with tifffile.TiffFile(path) as file:
         first = file.pages[0].offset
     count, offset, entry = ("<Q", "<Q", 20) if bigtiff else ("<H", "<I", 12)
     data = bytearray(path.read_bytes())
-    (entries,) = struct.unpack_from(count, data, first)
-    end = len(data)
-    struct.pack_into(offset, data, first + struct.calcsize(count) + entry * entries, end)
-    path.write_bytes(data + struct.pack(count, 0) + struct.pack(offset, end))
-    assert "its directories run in a circle" in refusal(ImageError, read_image, path)
+    (own,) = struct.unpack_from(count, data, first)
+    places = [first, len(data)]
+    to = [places[one] if one < len(places) else one for one in following]
+    struct.pack_into(offset, data, first + struct.calcsize(count) + entry * own, to[0])
+    copied = data[first + struct.calcsize(count) :][: entry * entries]
+    path.write_bytes(data + struct.pack(count, entries) + copied + struct.pack(offset, to[1]))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(
+    ("entries", "following", "says"),
+    [
+        (0, (1, 1), "is empty"),
+        (0, (1, 0), "is empty"),
+        (9, (1, 1), "its directories run in a circle"),
+    ],
+    ids=["empty and its own next", "empty and back to the first", "its own next"],
+)
+def test_a_chain_of_directories_that_would_be_followed_for_ever_is_refused(
+    tmp_path, refusal, bigtiff, entries, following, says
+):
+    path = tmp_path / "a.tif"
+    chained(path, bigtiff=bigtiff, entries=entries, following=following)
+    assert says in refusal(ImageError, read_image, path)
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("following", [(0, 0), (1 << 30, 0)], ids=["back to the first", "past the end"])
+def test_a_chain_of_directories_that_ends_wrongly_is_read_up_to_there(tmp_path, bigtiff, following):
+    chained(tmp_path / "a.tif", bigtiff=bigtiff, entries=9, following=following)
+    assert read_image(tmp_path / "a.tif")[0].shape == (3, 16, 16)
+
+
+def test_a_chain_of_very_many_directories_is_refused_soon(tmp_path, refusal):
+    path = tmp_path / "a.tif"
+    one = struct.Struct("<HHHIII")  # a directory of one entry: the width, 16
+    places = [8 + one.size * number for number in range(300_000)]
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", 8) + b"".join(one.pack(1, 256, 3, 1, 16, to + one.size) for to in places)
+    )
+    began = time.monotonic()
+    assert "over 262,144 directories" in refusal(ImageError, read_image, path)
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("part", ["count", "offset"])

@@ -37,6 +37,9 @@ _COLOURS = "CYX"
 _MOST_AT_ONCE = 1 << 22
 """Pixels that are read at once where the file does not say it."""
 
+_MOST_DIRECTORIES = 1 << 18
+"""More pages than any file has; to follow so many takes seconds."""
+
 # What tifffile says of odd tags would come to the terminal, with text of the file in it. Who logs, still gets it.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -91,16 +94,24 @@ def opened(path: Path, wanted: Wanted, reading: ReadOptions) -> Iterator[Plane]:
 
 
 def _check_chain(file: tifffile.TiffFile) -> None:
-    """Each directory names the next one. Of a circle that does not lead to the first, tifffile would make pages for ever."""
-    form, stream, seen = file.tiff, file.filehandle, set[int]()
+    """Follow the directories, each of which names the next: of some chains tifffile would make pages for ever, or nearly.
+
+    A circle that leads back to the first is where other readers stop as well.
+    """
+    form, stream, seen = file.tiff, file.filehandle, dict[int, None]()
     stream.seek(8 if form.is_bigtiff else 4)
     while (place := _number(stream.read(form.offsetsize), form.offsetformat)) and place < stream.size:
         if place in seen:
+            if place == next(iter(seen)):
+                return
             msg = "its directories run in a circle"
             raise ValueError(msg)
-        seen.add(place)
+        seen[place] = None
         stream.seek(place)
         entries = _number(stream.read(form.tagnosize), form.tagnoformat)
+        if entries == 0 or len(seen) > _MOST_DIRECTORIES:
+            msg = f"a directory at byte {place} is empty" if entries == 0 else f"over {_MOST_DIRECTORIES:,} directories"
+            raise ValueError(msg)
         stream.seek(min(stream.size, place + form.tagnosize + entries * form.tagsize))
 
 
@@ -119,8 +130,13 @@ def _plane(file: tifffile.TiffFile, path: Path, wanted: Wanted, reading: ReadOpt
         understood = ", ".join(str(one.shape) for one in series)
         return _plane_of(file.pages[page_index(path, len(file.pages), understood, wanted, reading)])
     one = series[0]
-    if one.axes == _COLOURS and one.shape[0] == 3 and reading.page is None and wanted is Wanted.COLOURS:
-        return Plane(one.keyframe, one.keyframe, one.asarray, is_planar=True)  # a composite of ImageJ
+    if (
+        reading.page is None
+        and wanted is Wanted.COLOURS
+        and one.axes == _COLOURS
+        and _is_colour_composite(file, one.shape[0])
+    ):
+        return Plane(one.keyframe, one.keyframe, one.asarray, is_planar=True)
     inner = 3 if one.axes.endswith(("YXS", "SYX", "YXC")) else 2
     count = math.prod(one.shape[:-inner])
     index = page_index(path, count, f"{one.shape} axes {one.axes}", wanted, reading)
@@ -140,6 +156,15 @@ def _plane(file: tifffile.TiffFile, path: Path, wanted: Wanted, reading: ReadOpt
         one.axes.endswith("SYX"),
         offset,
     )
+
+
+def _is_colour_composite(file: tifffile.TiffFile, channels: int) -> bool:
+    """Whether ImageJ shows the channels of a file as red, green and blue; without lookup tables those are its first colours."""
+    told = file.imagej_metadata or {}
+    if channels != 3 or told.get("mode") not in ("composite", "color"):
+        return False
+    tables = told.get("LUTs")
+    return tables is None or np.array_equal([table[:, -1] for table in tables], np.eye(3) * 255)
 
 
 def _plane_of(page: tifffile.TiffPage | tifffile.TiffFrame | None) -> Plane:
