@@ -179,6 +179,12 @@ def test_exif_that_makes_no_sense_is_as_none(tmp_path, picture, exif):
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), picture)
 
 
+def test_a_link_to_nowhere_is_told_as_such(tmp_path, refusal):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    message = refusal(ImageError, read_image, tmp_path / "a.png")
+    assert message == f"{tmp_path / 'a.png'}: is a link to {tmp_path / 'gone.png'}, which is no file; mend it"
+
+
 # Several images in a file
 
 

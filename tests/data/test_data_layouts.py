@@ -4,8 +4,11 @@ import torch
 from PIL import Image
 
 from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.data.dataset import list_images, open_dataset
 from nucstyle.data.formats import dsb2018, pairs
 from nucstyle.data.formats.dsb2018 import read_mask_folder
+from nucstyle.data.layouts import writing_of
+from nucstyle.data.manifest import Record
 
 
 @pytest.fixture
@@ -120,6 +123,31 @@ def test_images_and_labels_belong_together_by_name_not_by_place(save, tmp_path, 
         ("b", "b.tif", None),
         ("c", "c.png", tmp_path / labels / "c.png"),
     ]
+
+
+@pytest.mark.parametrize("name", ["cellpose", "geojson", "imagej", "coco"])
+def test_labels_among_the_images_are_found_below_images(tmp_path, name):
+    labels = np.zeros((20, 20), np.uint16)
+    labels[2:6, 3:9], labels[10:15, 10:15] = 1, 2
+    made = tmp_path / "made"
+    writing_of(name).write(made, "a", np.zeros(labels.shape, np.uint8), torch.from_numpy(labels.astype(np.int32)), None)
+    if finish := writing_of(name).finish:
+        finish(made, [Record(id="a", image=made / "images/a.png", labels=made)], set())
+    (tmp_path / "data/images").mkdir(parents=True)
+    for file in [file for file in made.rglob("*") if file.is_file()]:
+        file.rename(tmp_path / "data/images" / file.name)
+    for how in (None, name):
+        (sample,) = open_dataset(tmp_path / "data", format=how)
+        assert len(sample.labels.unique()) == len(np.unique(labels))
+    assert list_images(tmp_path / "data").layout == name
+    assert [record.labels for record in list_images(tmp_path / "data", "pairs").records if record.id == "a"] == [None]
+
+
+def test_labels_beside_images_count_more_than_those_among_them(save, tmp_path):
+    for name in ("images/a.png", "images/a_masks.png", "labels/a.png"):
+        save(name)
+    (record, other) = list_images(tmp_path).records
+    assert (record.labels, other.labels) == (tmp_path / "labels/a.png", None)
 
 
 def test_a_folder_of_images_alone_is_a_data_set_without_labels(save, tmp_path):

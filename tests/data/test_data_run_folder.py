@@ -77,7 +77,7 @@ def test_a_folder_of_somebody_elses_is_never_touched(tmp_path, refusal, options,
     (tmp_path / name).write_text('verb = "x"')
     before = snapshot(tmp_path)
     message = refusal(RunFolderError, start, tmp_path, **options)
-    assert message == f"{tmp_path}: holds files but no config.toml of a run; choose another --out"
+    assert message == f"{tmp_path}: holds files but no config.toml of a run; choose another folder"
     assert snapshot(tmp_path) == before
     assert not (tmp_path / ".lock").exists()
 
@@ -114,7 +114,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, ref
     monkeypatch.setattr(os, "access", lambda path, mode: asked.append((Path(path), mode)))
     path = tmp_path / "deep/run"
     for action in (lambda: start(path), lambda: check_target(path, resume=False, overwrite=False)):
-        assert refusal(RunFolderError, action) == f"{path}: {tmp_path} cannot be written; choose another --out"
+        assert refusal(RunFolderError, action) == f"{path}: {tmp_path} cannot be written; choose another folder"
     assert asked == [(tmp_path, os.W_OK)] * 2
     assert list(tmp_path.iterdir()) == []
 
@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path, refusal, 
 
     monkeypatch.setattr(Path, "mkdir", fail)
     message = refusal(RunFolderError, start, tmp_path / "run")
-    assert message == f"{tmp_path / 'run'}: cannot be written: No space left on device; choose another --out"
+    assert message == f"{tmp_path / 'run'}: cannot be written: No space left on device; choose another folder"
 
 
 # Inputs
@@ -138,7 +138,7 @@ def test_a_run_on_top_of_what_it_reads_is_refused(tmp_path, refusal, given):
     before = snapshot(tmp_path)
     message = refusal(RunFolderError, start, tmp_path / "data", inputs=(tmp_path / "other", tmp_path / given))
     assert message == (
-        f"{tmp_path / 'data'}: the output folder would hold the input {tmp_path / given}; choose another --out"
+        f"{tmp_path / 'data'}: the output folder would hold the input {tmp_path / given}; choose another folder"
     )
     assert snapshot(tmp_path) == before
 
@@ -235,7 +235,7 @@ def test_a_folder_that_another_process_writes_is_refused_until_that_one_is_gone(
             before = snapshot(path)
             for options in ({"resume": True}, {"overwrite": True}):
                 message = refusal(RunFolderError, start, path, config, **options)
-                assert message == f"{path}: in use by another nucstyle process; wait for it or choose another --out"
+                assert message == f"{path}: in use by another nucstyle process; wait for it or choose another folder"
             assert snapshot(path) == before
         finally:
             holder.send_signal(signal.SIGKILL)

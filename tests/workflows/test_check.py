@@ -44,7 +44,7 @@ def test_every_unreadable_file_is_told_and_the_exit_code_is_2(run_verb, write_pa
     assert result.exit_code == 2
     assert all(str(path.relative_to(folder.parent)) in result.stdout for path in bad)
     assert "error: an image cannot be used (2; unreadable-image): replace or convert the file" in result.stdout
-    assert "3 errors (unreadable-image, unreadable-labels); mend these first" in result.stderr
+    assert "3 errors (unreadable-image, unreadable-labels); mend first" in result.stderr
     assert "\n" not in result.stderr.strip().splitlines()[-1]
 
 
@@ -55,6 +55,8 @@ def test_warnings_are_no_failure(run_verb, write_pairs):
     result = run_verb("check", "data", "--out", "run")
     assert result.exit_code == 0, result.output
     assert "warning: images that are the same, pixel by pixel (1; exact-duplicate): keep one of them" in result.stdout
+    both = "  data/images/copy.png, data/images/field-0.png: "
+    assert both in result.stdout
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])

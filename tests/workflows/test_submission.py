@@ -1,6 +1,7 @@
 """The nuclei of a run as run lengths."""
 
 import csv
+import json
 import os
 
 import pytest
@@ -47,6 +48,14 @@ def test_a_line_a_nucleus_sorted_by_id_and_one_for_an_image_without_any(run_fold
     assert file.read_text() == (
         "ImageId,EncodedPixels\n\"a, 'x' é\",1 2 4 1\n\"a, 'x' é\",6 1\nb,10 2\nb,1 2 4 1\nb,6 1 9 1\nc,\n"
     )
+
+
+def test_images_that_could_not_be_predicted_are_told(run_folder, run_verb):
+    run = run_folder(b=LABELS)
+    assert "warning" not in run_verb("submission", run).output
+    (run / "result.json").write_text(json.dumps({"refused": [f"x{number}" for number in range(7)]}))
+    words = "warning: 7 images could not be predicted and are missing: x0, x1, x2, x3, x4, ..."
+    assert words in " ".join(run_verb("submission", run).output.split())
 
 
 def test_ids_are_those_of_the_images_not_of_the_files(run_folder):

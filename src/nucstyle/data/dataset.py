@@ -23,7 +23,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import pairs
 from nucstyle.data.image_io import Array, image_of, read_pixels
 from nucstyle.data.label_files import read_nuclei
-from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, recognise, survey_as
+from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, folder_of, recognise, survey_as
 from nucstyle.data.manifest import Misfit, Record, check_unique, listed, survey_manifest
 from nucstyle.data.pixel_cache import NO_PIXELS, CacheUse, PixelCache, pixel_cache
 from nucstyle.data.splits import with_known_split
@@ -326,6 +326,7 @@ def list_images(path: Path, format: str | None = None) -> Listing:  # noqa: A002
     is_manifest = format is None and manifest.suffix == ".csv" and manifest.is_file() and not recognise(manifest)
     if format == MANIFEST or is_manifest:
         return Listing(MANIFEST, f"{manifest.name} lists the images", *survey_manifest(manifest))
+    path = path if format == "pairs" else folder_of(path)
     if format is not None:
         return Listing(format, "--format says so", *survey_as(format, path))
     if found := recognise(path):

@@ -6,6 +6,7 @@ goes to [0, 1], clipped, and `(low, high)` is kept in `Source` so that what is w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -240,7 +241,8 @@ def refusing(path: Path) -> Iterator[None]:
         ImageError: With the file, the reason and a remedy.
     """
     if not path.is_file():
-        msg = f"{path}: no such image file"
+        link = os.readlink(path) if path.is_symlink() else None
+        msg = f"{path}: is a link to {link}, which is no file; mend it" if link else f"{path}: no such image file"
         raise ImageError(msg)
     try:
         yield

@@ -71,10 +71,10 @@ class RunFolder:
             run = cls(path, FileLock(path / _LOCK, timeout=patience_s))
             run._lock.acquire()
         except Timeout:
-            msg = f"{path}: in use by another nucstyle process; wait for it or choose another --out"
+            msg = f"{path}: in use by another nucstyle process; wait for it or choose another folder"
             raise RunFolderError(msg) from None
         except OSError as error:
-            msg = f"{path}: cannot be written: {error.strerror}; choose another --out"
+            msg = f"{path}: cannot be written: {error.strerror}; choose another folder"
             raise RunFolderError(msg) from None
         try:
             # Looked at again now that nobody else can change it.
@@ -130,7 +130,7 @@ def _keep_apart(path: Path, inputs: Iterable[Path]) -> None:
     for given in inputs:
         place = Path(os.path.realpath(given))
         if target in (place, *place.parents):
-            msg = f"{path}: the output folder would hold the input {given}; choose another --out"
+            msg = f"{path}: the output folder would hold the input {given}; choose another folder"
             raise RunFolderError(msg)
 
 
@@ -159,11 +159,11 @@ def check_target(path: Path, *, resume: bool, overwrite: bool, inputs: Iterable[
         msg = "--resume and --overwrite exclude each other; give one of them"
         raise RunFolderError(msg)
     if path.exists() and not path.is_dir():
-        msg = f"{path}: is a file; --out names a folder"
+        msg = f"{path}: is a file; give a folder to write to"
         raise RunFolderError(msg)
     parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not os.access(parent, os.W_OK):
-        msg = f"{path}: {parent} cannot be written; choose another --out"
+        msg = f"{path}: {parent} cannot be written; choose another folder"
         raise RunFolderError(msg)
     content = (
         [entry.name for entry in path.iterdir() if entry.name not in (_LOCK, CONFIG + ".part")] if path.is_dir() else []
@@ -171,7 +171,7 @@ def check_target(path: Path, *, resume: bool, overwrite: bool, inputs: Iterable[
     if not content:
         return None
     if CONFIG not in content:
-        msg = f"{path}: holds files but no {CONFIG} of a run; choose another --out"
+        msg = f"{path}: holds files but no {CONFIG} of a run; choose another folder"
         raise RunFolderError(msg)
     old = read_config(path)
     if not resume and not overwrite:

@@ -34,6 +34,8 @@ from nucstyle.workflows.provenance import data_fingerprint
 FINDINGS = "findings.json"
 _SAID = 5
 """So many findings of a kind are printed; all are in `findings.json`."""
+_NAMED = 3
+"""So many files of a finding are printed."""
 _SHOWN = 12
 """So many of a kind are shown on the page."""
 _AROUND_PX, _VIEW_PX, _TILE_PX, _GAP_PX = 32, 192, 120, 4
@@ -150,8 +152,12 @@ def refuse_errors(data: Path | str, checkup: Checkup) -> None:
     """
     if checkup.errors:
         kinds = ", ".join(dict.fromkeys(one.kind for one in checkup.errors))
-        msg = f"{data}: a training would fail or learn what is wrong: {len(checkup.errors)} errors ({kinds}); mend these first"
+        msg = f"{data}: a training would fail or learn what is wrong: {_errors(len(checkup.errors))} ({kinds}); mend first"
         raise InputError(msg)
+
+
+def _errors(count: int) -> str:
+    return "1 error" if count == 1 else f"{count} errors"
 
 
 # On the terminal
@@ -193,10 +199,15 @@ def _told(findings: Sequence[Finding]) -> Iterator[str]:
         yield f"{known.severity}: {known.title} ({len(same)}; {kind}): {known.remedy}"
         for one in same[:_SAID]:
             # Errors of reading name their file themselves.
-            named = "" if not one.files or str(one.files[0]) in one.says else f"{one.files[0]}: "
+            named = "" if not one.files or str(one.files[0]) in one.says else f"{_listed(one.files)}: "
             yield f"  {named}{one.says}{_image(one)}"
         if len(same) > _SAID:
             yield f"  and {len(same) - _SAID} more"
+
+
+def _listed(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return ", ".join(map(str, files[:_NAMED])) + more
 
 
 def _image(finding: Finding) -> str:

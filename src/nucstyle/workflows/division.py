@@ -74,7 +74,7 @@ def divide(
     named_records = [replace(record, modality=name) for record, name in zip(records, modalities, strict=True)]
     parts = [record.split for record in split_records(named_records, shares=shares, seed=seed)]
     divided = [replace(record, split=part) for record, part in zip(records, parts, strict=True)]
-    for line in _remarks(divided, found, undivided):
+    for line in _remarks(divided, found, undivided, [part for part, share in shares.items() if share > 0]):
         progress.say(line)
     return divided
 
@@ -83,7 +83,9 @@ def _outline(record: Record, reading: ReadOptions) -> Outline:
     return outline(read_pixels(record.image, reading))
 
 
-def _remarks(records: Sequence[Record], found: Sequence[Sequence[int]], undivided: int) -> list[str]:
+def _remarks(
+    records: Sequence[Record], found: Sequence[Sequence[int]], undivided: int, wanted: Sequence[str]
+) -> list[str]:
     """What a person should know at once."""
     lines = [f"fields of view of several images: {len(found)}, {sum(map(len, found))} images in all"]
     if undivided < len(records):
@@ -91,6 +93,6 @@ def _remarks(records: Sequence[Record], found: Sequence[Sequence[int]], undivide
     across = sum(len({records[index].split for index in members}) > 1 for members in found)
     if across:
         lines.append(f"warning: {across} fields are in several parts, as they were given; see nucstyle check")
-    if missing := [part for part in ("train", "validation") if part not in Counter(one.split for one in records)]:
+    if missing := [part for part in wanted if part not in Counter(one.split for one in records)]:
         lines.append(f"warning: no image is of the part {' or '.join(missing)}: too few fields to divide")
     return lines

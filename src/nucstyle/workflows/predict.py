@@ -118,7 +118,8 @@ def predict(
             stage=f"predict ({tta})",
         )
         _write_manifest(run.path, dataset, found)
-        run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": found})
+        missing = [record.id for record in dataset.records if record.id not in found]
+        run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": found, "refused": missing})
         write_report(run.path)
     if refused:
         msg = f"{len(refused)} of {len(dataset)} images could not be used: " + "; ".join(refused)

@@ -10,9 +10,11 @@ from nucstyle.data.formats import rle
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.manifest import Record
 from nucstyle.data.predictions import PredictedImage, label_file, read_images
-from nucstyle.data.run_folder import write_text
+from nucstyle.data.run_folder import RESULT, read_json, write_text
 
 SUBMISSION = "submission.csv"
+_NAMED = 5
+"""So many missing images are named."""
 
 
 def submission(run: Path, *, progress: Progress = SILENT) -> Path:
@@ -31,6 +33,9 @@ def submission(run: Path, *, progress: Progress = SILENT) -> Path:
         InputError: It is no such run, or label maps cannot be used, which are listed; nothing is written then.
     """
     images = sorted(read_images(run))
+    if missing := _refused(run):
+        named = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        progress.say(f"warning: {len(missing)} images could not be predicted and are missing: {named}")
     texts, refused = [rle.HEADING], []
     progress.start("write run lengths", len(images), "image")
     for number, image in enumerate(images, start=1):
@@ -44,6 +49,11 @@ def submission(run: Path, *, progress: Progress = SILENT) -> Path:
         raise InputError(msg)
     write_text(run / SUBMISSION, "".join(texts))
     return run / SUBMISSION
+
+
+def _refused(run: Path) -> list[str]:
+    """Ids of the images that `predict` was given and could not use, where the run says so."""
+    return list(read_json(run / RESULT).get("refused", ())) if (run / RESULT).is_file() else []
 
 
 def _rows(run: Path, image: PredictedImage) -> str:
