@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.data.dataset import open_dataset
+from nucstyle.data.doctor import survey
 from nucstyle.data.formats import coco
 from nucstyle.data.label_files import read_nuclei
 from nucstyle.data.layouts import recognise
@@ -102,6 +103,46 @@ def test_images_of_one_name_in_two_folders_are_two(catalogue, tmp_path):
     assert [int(labels.sum()) for labels in nuclei(tmp_path)] == [0, 4, 0]
 
 
+def test_the_folders_of_coco_itself_say_where_images_are_and_their_part(catalogue, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    for part, outlines in (("train", [SQUARE]), ("val2017", [SQUARE, SQUARE])):
+        catalogue(outlines, name=f"annotations/instances_{part}.json", files=["a.png", f"{part}.png"])
+        (tmp_path / "images").rename(tmp_path / part)
+    catalogue([SQUARE], name="annotations/captions_train.json", files=["elsewhere.png"])
+    (tmp_path / "images/elsewhere.png").unlink()
+    (tmp_path / "images").rmdir()
+    dataset = open_dataset(tmp_path)
+    assert [(record.id, record.split) for record in dataset.records] == [
+        ("train", "train"),
+        ("train/a", "train"),
+        ("val2017", "validation"),
+        ("val2017/a", "validation"),
+    ]
+    assert [record.image.relative_to(tmp_path).as_posix() for record in dataset.records][1] == "train/a.png"
+    assert [int(one.max()) for one in nuclei(tmp_path)] == [0, 1, 0, 1]
+    assert len(open_dataset(tmp_path / "annotations/instances_val2017.json").records) == 2
+
+
+def test_an_image_of_two_catalogues_is_refused(catalogue, tmp_path, refusal):
+    (tmp_path / "annotations").mkdir()
+    for part in ("train", "test"):
+        catalogue([SQUARE], name=f"annotations/instances_{part}.json")
+    assert f"both list {tmp_path / 'images/a.png'}" in refusal(DatasetError, open_dataset, tmp_path)
+
+
+def test_the_doctor_looks_at_the_other_images_where_one_is_missing_and_an_annotation_belongs_to_none(
+    catalogue, tmp_path
+):
+    file = catalogue([SQUARE], files=["a.png", "b.png", "c.png"])
+    table = json.loads(file.read_text())
+    table["annotations"].append({"id": 9, "image_id": 99, "segmentation": SQUARE})
+    file.write_text(json.dumps(table))
+    (tmp_path / "images/b.png").unlink()
+    found = survey(tmp_path)
+    assert [record.id for record in found.records] == ["a", "c"]
+    assert sorted(one.kind for one in found.findings) == ["layout", "missing-file"]
+
+
 def test_label_images_count_more_than_a_catalogue_beside_them(catalogue, tmp_path):
     catalogue([SQUARE])
     (tmp_path / "labels").mkdir()
@@ -135,7 +176,7 @@ def test_two_catalogues_are_refused_unless_one_is_named(catalogue, tmp_path, ref
         ({"images": [{"id": 7, "file_name": "a\0.png"}]}, "images[0]: id 7"),
         ({"images": [{"id": 7, "file_name": "a.png"}] * 2}, "images[1]: the id 7 stands here for the second time"),
         ({"images": [{"id": 7, "file_name": "a.png", "height": "4", "width": 5}]}, "images[0]: height '4', width 5"),
-        ({"images": [{"id": 7, "file_name": "b.png"}]}, "b.png is neither in"),
+        ({"images": [{"id": 7, "file_name": "b.png"}]}, "b.png is in none of"),
         ({"annotations": [{"image_id": 8}]}, "annotations[0]: image_id 8 is none of the images"),
         ({"annotations": [{"image_id": {}}]}, "annotations[0]: image_id {} is none of the images"),
     ],
@@ -171,8 +212,8 @@ def test_a_file_of_ten_thousand_brackets_is_refused(catalogue, tmp_path, refusal
         ([1, 1, 3, 1, 3, 3], "neither run lengths"),
         ([[1, 1, 3, "1", 3, 3]], "neither run lengths"),
         ([[1, 1, 3, True, 3, 3]], "neither run lengths"),
-        ([[1, 1, 3, math.nan, 3, 3]], "neither run lengths"),
-        ([[1, 1, 3, 1e300, 3, 3]], "neither run lengths"),
+        ([[1, 1, 3, math.nan, 3, 3]], "a corner at x 3, y nan is no place in an image"),
+        ([[1, 1, 3, 1e300, 3, 3]], "a corner at x 3, y 1e+300 is no place in an image"),
         ([[1, 1, 3, 10**400, 3, 3]], "neither run lengths"),
         ({"counts": [20]}, "run lengths of size None"),
         ({"size": [5, 4], "counts": [20]}, "run lengths of size [5, 4], the image is [height, width] [4, 5]"),

@@ -71,7 +71,7 @@ class Writing:
 _READERS: Mapping[str, Reader] = {
     "bbbc039": Reader(evidence=bbbc039.evidence, index=bbbc039.index),
     "nuinsseg": Reader(evidence=nuinsseg.evidence, index=nuinsseg.index),
-    "coco": Reader(evidence=coco.evidence, index=coco.index),
+    "coco": Reader(evidence=coco.evidence, index=coco.index, survey=coco.survey),
     "rle": Reader(evidence=rle.evidence, index=rle.index),
     "stardist": Reader(evidence=stardist.evidence, index=stardist.index),
     "dsb2018": Reader(evidence=dsb2018.evidence, index=dsb2018.index, survey=dsb2018.survey),
@@ -110,10 +110,8 @@ def index_as(name: str, path: Path) -> list[Record]:
 def survey_as(name: str, path: Path) -> tuple[list[Record], list[Misfit]]:
     """What can be listed of a folder or file that is of a layout other than a manifest, and what does not fit."""
     reader = _READERS[name]
-    if reader.survey is not None:
-        return reader.survey(path)
     try:
-        return reader.index(path), []
+        return reader.survey(path) if reader.survey is not None else (reader.index(path), [])
     except DatasetError as error:
         return [], [Misfit("layout", (path,), str(error))]
 

@@ -5,7 +5,9 @@ inside holds its centre; see `core.contours`. Annotations of crowds (`iscrowd`) 
 two nuclei claim a pixel, the first annotation keeps it. An image without annotations shows no nucleus; images in `unannotated/`
 beside the file are not annotated.
 
-`file_name` counts from the folder of the file, or from `images/` in it.
+`file_name` counts from the folder of the file, or from `images/` in it. COCO's own folders are known as well: of
+`annotations/instances_train.json`, it counts from `train/`, `images/train/` or `images/` beside `annotations/`, and the images
+are of that part.
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ from torch import Tensor
 from nucstyle.core.contours import FARTHEST_PX, Outline, Ring, rasterise
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.core.rle import Numbers, decode_counts, encode_counts, label_map, pack_counts, runs_of, unpack_counts
-from nucstyle.data.formats import UNANNOTATED, Written, fragments, ids_of, image_files
+from nucstyle.data.formats import SPLIT_FOLDERS, UNANNOTATED, Written, fragments, ids_of, image_files
 from nucstyle.data.image_io import Array, write_pixels
-from nucstyle.data.manifest import Record
+from nucstyle.data.manifest import Misfit, Record, listed
 from nucstyle.data.run_folder import write_text
 
 CATALOGUE = "instances.json"
 """What is written."""
+_MOST = 1 << 62
+"""Whole numbers that are greater are no places, and no floats may hold them."""
 _CATEGORIES = [{"id": 1, "name": "nucleus"}]
+_ANNOTATIONS = "annotations"
+"""Folder of the files in COCO's own layout."""
 _SIGNS = (b'"images"', b'"annotations"'), (b'"images"', b'"file_name"')
 """Keys that speak for the layout; a file that is cut off may have lost its last."""
 
@@ -51,6 +57,8 @@ class _Catalogue(NamedTuple):
     """By the last part of the file name."""
     n_crowds: int
     """Annotations that are left out."""
+    strays: Sequence[str]
+    """What is wrong with annotations that belong to no image."""
 
 
 def evidence(path: Path) -> str | None:
@@ -61,16 +69,30 @@ def evidence(path: Path) -> str | None:
     if not files:
         return None
     try:
-        n_crowds = _read(files[0]).n_crowds
+        n_crowds = sum(_read(file).n_crowds for file in files)
     except DatasetError:  # said when it is listed
         n_crowds = 0
     left_out = f"; {n_crowds} annotations of crowds (iscrowd) are left out" if n_crowds else ""
-    return f"{files[0].name} lists images and annotations{left_out}"
+    name = files[0].relative_to(path).as_posix() if files[0] != path else path.name
+    return f"{name} lists images and annotations{left_out}"
 
 
 def _catalogues(path: Path) -> list[Path]:
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
-    return [file for file in files if file.suffix.lower() == ".json" and _has_signs(file)]
+    """The files of a data set; those of COCO's own layout that describe whole bodies or whole images are none."""
+    if path.is_file():
+        return [path] if _is_catalogue(path) else []
+    if found := _in_folder(path):
+        return found
+    found = _in_folder(path / _ANNOTATIONS) if (path / _ANNOTATIONS).is_dir() else []
+    return [file for file in found if file.name.startswith("instances")] or found
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if _is_catalogue(file)]
+
+
+def _is_catalogue(file: Path) -> bool:
+    return file.suffix.lower() == ".json" and file.is_file() and _has_signs(file)
 
 
 def _has_signs(file: Path) -> bool:
@@ -88,42 +110,82 @@ def index(path: Path) -> list[Record]:
         path: The JSON file, or the folder that holds it.
 
     Raises:
-        DatasetError: No such file or several, one that is damaged, or an image that is not there.
+        DatasetError: No such file or several, one that is damaged, an image that is not there, or an annotation of none.
     """
-    file = path if path.is_file() else _only_catalogue(path)
-    folder, entries = file.parent, _read(file).images
-    images = [_place(folder, entry.file_name) for entry in entries]
-    missing = [entry.file_name for entry, image in zip(entries, images, strict=True) if image is None]
-    if missing:
-        msg = (
-            f"{file}: {missing[0]} is neither in {folder} nor in {folder / 'images'} ({len(missing)} images missing); "
-            "put the images there"
+    return listed(survey(path))
+
+
+def survey(path: Path) -> tuple[list[Record], list[Misfit]]:
+    """List the images as `index` does, and those that are not there.
+
+    Raises:
+        DatasetError: No such file or several, or one that is damaged.
+    """
+    files, misfits = _chosen(path), list[Misfit]()
+    found: dict[Path, tuple[Path, str | None]] = {}
+    for file in files:
+        entries, roots = _read(file), _roots(file)
+        misfits += [Misfit("layout", (file,), stray) for stray in entries.strays]
+        for entry in entries.images:
+            image = _place(roots, entry.file_name)
+            if image is None:
+                msg = f"{file}: {entry.file_name} is in none of {', '.join(map(str, roots))}; put the image there"
+                misfits.append(Misfit("missing-file", (roots[0] / entry.file_name,), msg))
+            elif image in found:
+                msg = f"{found[image][0]} and {file}: both list {image}; keep one of them"
+                misfits.append(Misfit("duplicated-name", (found[image][0], file), msg))
+            else:
+                found[image] = (file, _part(file))
+    top = path if path.is_dir() else _top(path)
+    bare = image_files(top / UNANNOTATED)
+    images = [*found, *bare]
+    records = [
+        Record(id=name, image=image, labels=labels, split=part)
+        for name, image, (labels, part) in zip(
+            ids_of(images, top), images, [*found.values(), *[(None, None)] * len(bare)], strict=True
         )
-        raise DatasetError(msg)
-    annotated = [image for image in images if image is not None]
-    bare = image_files(folder / UNANNOTATED)
-    ids = ids_of([*annotated, *bare], folder)
-    labels = [file] * len(annotated) + [None] * len(bare)
-    records = zip(ids, [*annotated, *bare], labels, strict=True)
-    return sorted(
-        (Record(id=name, image=image, labels=own) for name, image, own in records), key=lambda record: record.id
-    )
+    ]
+    return sorted(records, key=lambda record: record.id), misfits
 
 
-def _only_catalogue(folder: Path) -> Path:
-    files = _catalogues(folder)
-    if len(files) != 1:
-        names = f" ({', '.join(file.name for file in files)})" if files else ""
-        msg = (
-            f"{folder}: holds {len(files)} JSON files with images and annotations{names}; keep one, or name it as DATA"
-        )
-        raise DatasetError(msg)
-    return files[0]
+def _chosen(path: Path) -> list[Path]:
+    """The files of a data set: one that is named or lies in the folder, or all of COCO's own folder.
+
+    Raises:
+        DatasetError: There is none, or one too many.
+    """
+    files = [path] if path.is_file() else _catalogues(path)
+    if files and (len(files) == 1 or files[0].parent != path):
+        return files
+    names = f" ({', '.join(file.name for file in files)})" if files else ""
+    msg = f"{path}: holds {len(files)} JSON files with images and annotations{names}; keep one, or name it as DATA"
+    raise DatasetError(msg)
 
 
-def _place(folder: Path, file_name: str) -> Path | None:
+def _top(file: Path) -> Path:
+    """The folder of the data set that a file describes."""
+    return file.parent.parent if file.parent.name == _ANNOTATIONS else file.parent
+
+
+def _word(file: Path) -> str:
+    """The last word of a file's name, which in COCO's own layout is that of the folder of its images: train, val2017."""
+    return file.stem.rpartition("_")[2]
+
+
+def _part(file: Path) -> str | None:
+    return SPLIT_FOLDERS.get(_word(file).rstrip("0123456789")) if file.parent.name == _ANNOTATIONS else None
+
+
+def _roots(file: Path) -> list[Path]:
+    """The folders that names of images may count from, in order."""
+    top = _top(file)
+    own = [top / _word(file), top / "images" / _word(file)] if top != file.parent else []
+    return [*own, top / "images", top] if own else [top, top / "images"]
+
+
+def _place(roots: Sequence[Path], file_name: str) -> Path | None:
     names = (file_name, file_name.replace("\\", "/"))
-    places = (place / name for name in names for place in (folder, folder / "images"))
+    places = (place / name for name in names for place in roots)
     return next((place for place in places if place.is_file()), None)
 
 
@@ -157,19 +219,19 @@ def _read_once(path: Path, size: int, changed_ns: int) -> _Catalogue:
             raise DatasetError(msg)
         images[key] = image
     n_crowds = 0
+    strays: list[str] = []
     for number, entry in enumerate(_entries(table, "annotations", path)):
         owner = entry.get("image_id")
         if not isinstance(owner, int | str) or owner not in images:
-            msg = f"{path}: annotations[{number}]: image_id {owner!r} is none of the images; correct it"
-            raise DatasetError(msg)
-        if entry.get("iscrowd"):
+            strays.append(f"{path}: annotations[{number}]: image_id {owner!r} is none of the images; correct it")
+        elif entry.get("iscrowd"):
             n_crowds += 1
         else:
             images[owner].annotations.append({**entry, "number": number})
     by_name: dict[str, list[_Image]] = {}
     for image in images.values():
         by_name.setdefault(_last_part(image.file_name), []).append(image)
-    return _Catalogue(list(images.values()), by_name, n_crowds)
+    return _Catalogue(list(images.values()), by_name, n_crowds, strays)
 
 
 def _entries(table: object, name: str, path: Path) -> Sequence[Mapping[str, Any]]:
@@ -204,7 +266,7 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
     entries = _read(path).by_name.get(record.image.name, ())
     if len(entries) > 1:  # of one name in several folders
         own = os.path.abspath(record.image)
-        entries = [one for one in entries if own == os.path.abspath(_place(path.parent, one.file_name) or "")]
+        entries = [one for one in entries if own == os.path.abspath(_place(_roots(path), one.file_name) or "")]
     if len(entries) != 1:
         msg = f"{path}: lists {len(entries)} images like {record.image}, not one; give the file that lists it"
         raise ImageError(msg)
@@ -236,7 +298,13 @@ def _runs_and_outlines(
 
 def _rings(where: str, outline: object) -> list[Ring]:
     if isinstance(outline, list) and outline and all(_is_polygon(part) for part in outline):
-        return [np.array(part, float).reshape(-1, 2) for part in outline]
+        rings = [np.array(part, float).reshape(-1, 2) for part in outline]
+        for ring in rings:
+            if not (np.abs(ring) < FARTHEST_PX).all():  # nor is NaN
+                x, y = ring[~(np.abs(ring) < FARTHEST_PX).all(axis=1)][0]
+                msg = f"{where}: a corner at x {x:g}, y {y:g} is no place in an image; correct it, or remove the annotation"
+                raise ImageError(msg)
+        return rings
     msg = (
         f"{where}: the segmentation is neither run lengths nor a list of polygons [x, y, x, y, x, y, ...]; "
         "export outlines, not boxes"
@@ -263,7 +331,7 @@ def _is_polygon(part: object) -> bool:
         and len(part) >= 6
         and len(part) % 2 == 0
         and all(isinstance(value, int | float) and not isinstance(value, bool) for value in part)
-        and all(abs(value) < FARTHEST_PX for value in part)  # NaN is not
+        and all(isinstance(value, float) or abs(value) < _MOST for value in part)
     )
 
 
