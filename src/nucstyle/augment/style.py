@@ -66,7 +66,7 @@ class StyleTransfer(Augmentation):
             msg = 'attributes="exemplar" and exemplar=PICTURE belong together; give both or neither'
             raise OptionError(msg)
         if not (gate is None or isinstance(gate, Gate) or gate == "auto"):
-            msg = f'gate is "auto", None or a Gate, got {gate!r}'
+            msg = f'gate is "auto", None or a Gate, got {gate if isinstance(gate, str) else type(gate).__name__}'
             raise OptionError(msg)
         self.model = model
         self.p = p
