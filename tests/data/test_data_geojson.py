@@ -10,6 +10,7 @@ from nucstyle.data.dataset import open_dataset
 from nucstyle.data.formats import geojson
 from nucstyle.data.layouts import recognise
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import LostError
 
 SIZE = (6, 8)
 
@@ -19,7 +20,7 @@ def labels_of(*rows):
 
 
 def read(path, size=SIZE):
-    return geojson.read(path, Record(id="a", image=path), size)
+    return geojson.read(path, Record(id="a", image=path), size).labels
 
 
 def parsed(path):
@@ -141,6 +142,45 @@ def test_what_reaches_beyond_the_image_is_cut_off(save):
 def test_where_two_overlap_the_first_keeps_the_pixels(save):
     found = read(save([feature([square(0, 0, 2)]), feature([square(1, 0, 2)])]))
     assert found[0, :4].tolist() == [1, 1, 2, 0]
+
+
+FIELD = (40, 50)
+NUCLEI = [[square(10 * column + 2, 10 * row + 3, 5)] for row in range(4) for column in range(5)]
+REGION = feature([square(0, 0, 48)])
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (
+            [REGION, *map(feature, NUCLEI)],
+            "20 of 21 nuclei get no pixel, for example feature 2 is covered by what comes before it; leave out what is "
+            "drawn around nuclei or stands there twice",
+        ),
+        (
+            [feature(one, object_type="detection") for one in NUCLEI * 2],
+            "20 of 40 nuclei get no pixel, for example feature 21 is covered by what comes before it",
+        ),
+        (
+            [feature([[[x / 50, y / 40] for x, y in rings[0]]]) for rings in NUCLEI],
+            "20 of 20 nuclei get no pixel, for example feature 1 holds no centre of a pixel; give places in pixels",
+        ),
+    ],
+    ids=["a region first", "everything twice", "shares of the image"],
+)
+def test_outlines_of_which_most_get_no_pixel_are_refused_with_one_of_them(save, refusal, features, words):
+    path = save(features)
+    message = refusal(LostError, read, path, FIELD)
+    assert message.startswith(f"{path}: {words}")
+
+
+def test_a_few_outlines_within_others_are_left_out_as_they_are(save):
+    within = [feature([square(3, 4, 1)]), feature([square(13, 4, 1)]), feature([square(8.6, 0.6, 0.5)])]
+    found = read(save([*map(feature, NUCLEI), *within]), FIELD)
+    assert torch.equal(found, read(save([*map(feature, NUCLEI)]), FIELD))
+    assert len(found.unique()) == 21
+    alone = read(save([feature([square(8.6, 0.6, 0.5)])]), FIELD)
+    assert alone.sum() == 0
 
 
 # Damage

@@ -16,11 +16,13 @@ import numpy as np
 from torch import Tensor
 
 from nucstyle.core.contours import Outline, Ring, rasterise
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError
 from nucstyle.data.formats import Written, beside, in_order, write_with
 from nucstyle.data.image_io import Array
 from nucstyle.data.label_bands import BandedNuclei
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import refuse_lost
 
 FOLDER, SUFFIX = "geojson", ".geojson"
 CLASS = "Nucleus"
@@ -94,20 +96,21 @@ def _feature(number: int, pieces: Sequence[Outline], score: float | None) -> dic
     }
 
 
-def read(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
+def read(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
     """Read outlines; arguments and result as `label_files.LabelReader`.
 
     A FeatureCollection, a list of features or a single one. Where it holds detections or cells, these are the nuclei (of cells,
     their nucleus if it is outlined), numbered in order, and annotations are left out as regions; otherwise these are the nuclei.
 
     Raises:
-        ImageError: Damaged, too large, or something in it is no outline within the image.
+        ImageError: Damaged, too large, or something in it is no outline within the image; most of them get no pixel.
     """
     features = _features(_parse(path), path)
-    found = [(number, one) for number, one in enumerate(features, start=1) if _object_type(one) in _NUCLEI]
-    chosen = found or list(enumerate(features, start=1))
-    outlines = [outline for number, feature in chosen for outline in _outlines(feature, number, path)]
-    return rasterise(outlines, size, where=str(path))
+    found = {number: one for number, one in enumerate(features, start=1) if _object_type(one) in _NUCLEI}
+    chosen = found or dict(enumerate(features, start=1))
+    outlines = [outline for number, feature in chosen.items() for outline in _outlines(feature, number, path)]
+    drawn = rasterise(outlines, size, where=str(path))
+    return refuse_lost(drawn, len(chosen), "feature {}".format, where=str(path))
 
 
 def _parse(path: Path) -> Any:  # noqa: ANN401
