@@ -210,6 +210,17 @@ def test_hostile_run_lengths_are_refused_with_their_line_and_do_not_stop_other_i
     assert read_nuclei(b, (4, 5)).sum() == 1
 
 
+def test_the_same_nucleus_twice_is_refused_with_both_lines_and_does_not_stop_other_images(
+    save, table, tmp_path, refusal
+):
+    save("a.png", "b.png")
+    file = table("a,1 2", "a,9 2 13 2", "b,9 2", "a,5 2", "a,9  2 13 2 ")
+    a, b = open_dataset(tmp_path).records
+    message = f"{file}: line 6: run lengths: the same nucleus stands in line 3; leave one of the lines out"
+    assert refusal(ImageError, read_nuclei, a, (4, 5)) == message
+    assert read_nuclei(b, (4, 5)).sum() == 2
+
+
 def test_nuclei_of_which_most_are_covered_by_lines_before_are_refused(save, table, tmp_path, refusal):
     save("a.png", "b.png")
     file = table("a,1 20", "b,1 20", "a,1 2", "b,5 2", "a,9 2")

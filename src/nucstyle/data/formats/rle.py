@@ -148,7 +148,7 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
     """Draw the nuclei that a table says an image has; as `label_files.LabelReader`.
 
     Raises:
-        ImageError: No line of the image, run lengths that cannot be, or most nuclei without a pixel.
+        ImageError: No line of the image, run lengths that cannot be or that stand there twice, or most nuclei without a pixel.
     """
     table = read_table(path)
     name = _name_in(table, record.image, path.parent)
@@ -157,6 +157,7 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
         raise ImageError(msg)
     lines = table.lines[name]
     nuclei: dict[int, Numbers] = {}
+    seen: dict[tuple[bytes, bytes], int] = {}
     for number, line in enumerate(lines, start=1):
         where = f"{path}: line {line.number}"
         if line.size not in (None, size):
@@ -164,7 +165,12 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
             raise ImageError(msg)
         if not line.text:  # it says that there is no nucleus
             continue
-        nuclei[number] = decode_dsb(line.text, size, where=where).pixels()
+        runs = decode_dsb(line.text, size, where=where)
+        first = seen.setdefault((runs.starts.tobytes(), runs.lengths.tobytes()), line.number)
+        if first != line.number:
+            msg = f"{where}: run lengths: the same nucleus stands in line {first}; leave one of the lines out"
+            raise ImageError(msg)
+        nuclei[number] = runs.pixels()
     return refuse_lost(
         label_map(nuclei, size), len(nuclei), lambda number: f"line {lines[number - 1].number}", where=str(path)
     )
