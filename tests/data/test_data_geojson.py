@@ -144,6 +144,41 @@ def test_where_two_overlap_the_first_keeps_the_pixels(save):
     assert found[0, :4].tolist() == [1, 1, 2, 0]
 
 
+def test_the_kinds_of_objects_are_read_from_files_of_every_qupath(save):
+    def old(x, kind):
+        return feature([square(x, 0, 2)], object_type=None, id=kind)
+
+    def middle(x, kind):
+        return {**feature([square(x, 0, 2)]), "properties": {"object_type": kind}}
+
+    names = ("PathAnnotationObject", "PathDetectionObject", "PathTileObject", "PathCellObject")
+    kinds = ("annotation", "detection", "tile", "cell")
+    for make, known in ((old, names), (middle, kinds)):
+        assert torch.equal(
+            read(save([make(2 * place, kind) for place, kind in enumerate(known)]))[0], labels_of("..22..44")[0]
+        )
+    # What the properties say counts, and other ids say nothing.
+    said = feature([square(0, 0, 2)], object_type="detection", id="PathAnnotationObject")
+    others = [feature([square(2 * place, 0, 2)], id=key) for place, key in enumerate([7, ["a"], "cell"], start=1)]
+    assert read(save([said, *others])).unique().tolist() == [0, 1]
+    assert read(save(others)).unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"object_type": kind} for kind in ("tile", "tma_core", "root")),
+        *({"object_type": None, "id": kind} for kind in ("PathTileObject", "TMACoreObject", "PathRootObject")),
+    ],
+)
+def test_tiles_and_cores_of_tissue_are_never_nuclei(save, refusal, said):
+    region, nucleus = feature([square(0, 0, 6)], **said), feature([square(1, 1, 2)])
+    assert (read(save([region, nucleus])) == 2).sum() == 4
+    path = save([region] * 3)
+    message = f"{path}: holds 3 tiles or other regions and no nuclei; export detections, cells or annotations"
+    assert refusal(ImageError, read, path) == message
+
+
 FIELD = (40, 50)
 NUCLEI = [[square(10 * column + 2, 10 * row + 3, 5)] for row in range(4) for column in range(5)]
 REGION = feature([square(0, 0, 48)])
