@@ -55,7 +55,7 @@ def main() -> None:
     labels = draw(arguments.nuclei, arguments.side)
     size = (arguments.side, arguments.side)
     traced_s, outlines = timed(lambda: trace(labels))
-    filled_s, filled = timed(lambda: rasterise(outlines, size))
+    filled_s, filled = timed(lambda: rasterise(outlines, size).labels)
     assert torch.equal(filled, labels)
     print(
         f"{arguments.nuclei:,} nuclei in {arguments.side} x {arguments.side} pixels; seconds, goal for writing: {GOAL_S}\n"
@@ -66,7 +66,9 @@ def main() -> None:
         for name, layout in (("GeoJSON", geojson), ("ROI zip", imagej)):
             written_s, (path, losses) = timed(lambda layout=layout: layout.write_nuclei(Path(folder), "field", labels))
             record = Record(id="field", image=path)
-            read_s, found = timed(lambda layout=layout, path=path, record=record: layout.read(path, record, size))
+            read_s, found = timed(
+                lambda layout=layout, path=path, record=record: layout.read(path, record, size).labels
+            )
             same = "equal" if torch.equal(found, labels) else ", ".join(f"{what}: {n}" for what, n in losses.items())
             print(f"| {name} | {written_s:.1f} | {read_s:.1f} | {path.stat().st_size / 1e6:.1f} | {same} |")
 

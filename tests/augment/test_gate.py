@@ -230,7 +230,7 @@ def test_the_gate_is_on_unless_it_is_turned_off(fake_translator):
     for wrong in ("always", False, 3):
         with pytest.raises(OptionError, match="gate"):
             StyleTransfer(fake_translator, gate=wrong)
-    with pytest.raises(OptionError, match="or a Gate, got Linear$"):  # not what is in it
+    with pytest.raises(OptionError, match=r"or a Gate, got Linear$"):  # not what is in it
         StyleTransfer(fake_translator, gate=torch.nn.Linear(1, 1))
     for wrong in ({"redraws": -1}, {"min_separation": 7}, {"max_new": -0.1}, {"min_edges": -2}):
         with pytest.raises(ConfigError, match=f"gate: .*{next(iter(wrong))}"):

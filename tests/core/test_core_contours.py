@@ -39,7 +39,7 @@ def signed_area(ring):
 @given(labels=label_maps)
 def test_filling_outlines_gives_the_label_map_again(labels, corners):
     outlines = trace(torch.from_numpy(labels), corners=corners)
-    assert np.array_equal(rasterise(outlines, labels.shape).numpy(), labels)
+    assert np.array_equal(rasterise(outlines, labels.shape).labels.numpy(), labels)
 
 
 @pytest.mark.parametrize("corners", ["apart", "joined"])
@@ -72,7 +72,9 @@ def test_rings_pass_no_corner_twice_run_along_edges_and_turn_at_every_corner(lab
 def test_holes_lie_within_their_exterior(labels):
     for outline in trace(torch.from_numpy(labels)):
         for hole in outline.holes:
-            exterior, inner = (rasterise([Outline(1, (ring,))], labels.shape) for ring in (outline.rings[0], hole))
+            exterior, inner = (
+                rasterise([Outline(1, (ring,))], labels.shape).labels for ring in (outline.rings[0], hole)
+            )
             assert (exterior[inner > 0] == 1).all()
 
 
@@ -91,7 +93,7 @@ def test_a_piece_has_one_outline_and_pieces_come_in_the_order_of_their_numbers(l
 def test_joined_outlines_are_the_pieces_that_components_finds(labels):
     pieces = components(torch.from_numpy(labels))
     outlines = trace(torch.from_numpy(labels), corners="joined")
-    filled = rasterise([Outline(place, one.rings) for place, one in enumerate(outlines, 1)], labels.shape)
+    filled = rasterise([Outline(place, one.rings) for place, one in enumerate(outlines, 1)], labels.shape).labels
     assert len(set(zip(filled.view(-1).tolist(), pieces.view(-1).tolist(), strict=True))) == len(filled.unique())
 
 
@@ -138,7 +140,7 @@ def test_a_nucleus_in_the_hole_of_another_and_one_around_both():
 def test_without_nuclei_there_are_no_outlines_and_without_outlines_no_nuclei():
     assert trace(torch.zeros(4, 6, dtype=torch.int32)) == []
     assert trace(torch.zeros(0, 0, dtype=torch.int32)) == []
-    filled = rasterise([], (4, 6))
+    filled = rasterise([], (4, 6)).labels
     assert filled.dtype == torch.int32
     assert filled.tolist() == [[0] * 6] * 4
 
@@ -147,7 +149,7 @@ def test_a_checkerboard_of_one_nucleus_is_as_many_pieces_as_pixels():
     board = torch.from_numpy(np.indices((40, 40)).sum(axis=0) % 2)
     assert len(trace(board)) == 800
     assert len(trace(board, corners="joined")) == 1
-    assert torch.equal(rasterise(trace(board), (40, 40)).long(), board)
+    assert torch.equal(rasterise(trace(board), (40, 40)).labels.long(), board)
 
 
 # Foreign outlines
@@ -164,7 +166,7 @@ def test_a_pixel_belongs_to_a_polygon_if_its_centre_is_inside(seed, n_corners):
         return
     ys, xs = np.mgrid[:24, :20] + 0.5
     expected = Path(ring, closed=False).contains_points(np.stack([xs.ravel(), ys.ravel()], axis=1)).reshape(24, 20)
-    assert np.array_equal(rasterise([Outline(1, (ring,))], (24, 20)).numpy() > 0, expected)
+    assert np.array_equal(rasterise([Outline(1, (ring,))], (24, 20)).labels.numpy() > 0, expected)
 
 
 def square(x, y, side):
@@ -173,22 +175,61 @@ def square(x, y, side):
 
 def test_polygons_that_share_a_line_through_centres_share_no_pixel_and_miss_none():
     left, right = square(-0.5, 0, 3), square(2.5, 0, 3)
-    filled = rasterise([Outline(1, (left,)), Outline(2, (right,))], (1, 5))
+    filled = rasterise([Outline(1, (left,)), Outline(2, (right,))], (1, 5)).labels
     assert filled.tolist() == [[1, 1, 2, 2, 2]]
 
 
 def test_where_two_claim_a_pixel_the_first_keeps_it():
-    filled = rasterise([Outline(5, (square(0, 0, 2),)), Outline(3, (square(1, 0, 2),))], (2, 4))
+    filled = rasterise([Outline(5, (square(0, 0, 2),)), Outline(3, (square(1, 0, 2),))], (2, 4)).labels
     assert filled.tolist() == [[5, 5, 3, 0], [5, 5, 3, 0]]
 
 
 def test_what_is_outside_the_image_is_cut_off():
-    filled = rasterise([Outline(1, (square(-5, -5, 7),)), Outline(2, (square(3, 1, 900),))], (3, 5))
+    filled = rasterise([Outline(1, (square(-5, -5, 7),)), Outline(2, (square(3, 1, 900),))], (3, 5)).labels
     assert filled.tolist() == [[1, 1, 0, 0, 0], [1, 1, 0, 2, 2], [0, 0, 0, 2, 2]]
 
 
 def test_an_outline_between_centres_gives_no_pixel():
-    assert rasterise([Outline(1, (square(0.6, 0.6, 0.8),))], (3, 3)).sum() == 0
+    assert rasterise([Outline(1, (square(0.6, 0.6, 0.8),))], (3, 3)).labels.sum() == 0
+
+
+def test_what_several_claim_and_who_gets_no_pixel_is_told():
+    outlines = [
+        Outline(4, (square(0, 0, 3),)),
+        Outline(2, (square(1, 1, 1),)),
+        Outline(2, (square(5, 0, 1),)),
+        Outline(1, (square(2, 2, 2),)),
+        Outline(7, (square(0, 1, 2),)),
+        Outline(6, (square(3.6, 0.6, 0.8),)),
+        Outline(3, (square(4, 3, 1), square(4, 3, 1))),
+    ]
+    drawn = rasterise(outlines, (4, 6))
+    assert drawn.labels.tolist() == [[4, 4, 4, 0, 0, 2], [4, 4, 4, 0, 0, 0], [4, 4, 4, 1, 0, 0], [0, 0, 1, 1, 0, 0]]
+    assert drawn.shared.nonzero().tolist() == [[1, 0], [1, 1], [2, 0], [2, 1], [2, 2]]
+    assert (drawn.covered, drawn.empty, drawn.lost) == ((7,), (3, 6), (3, 6, 7))
+
+
+def test_pieces_of_one_nucleus_that_overlap_claim_no_pixel_twice():
+    drawn = rasterise([Outline(1, (square(0, 0, 2),)), Outline(1, (square(1, 0, 2),))], (2, 4))
+    assert (drawn.shared, drawn.lost) == (None, ())
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_what_is_told_of_claims_is_what_the_outlines_give_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    outlines = [
+        Outline(int(rng.integers(1, 9)), (square(*rng.uniform(0, 9, 2), rng.uniform(0.2, 5)),)) for _ in range(12)
+    ]
+    alone = {
+        number: sum(rasterise([one], (10, 10)).labels > 0 for one in outlines if one.number == number) > 0
+        for number in {one.number for one in outlines}
+    }
+    drawn = rasterise(outlines, (10, 10))
+    shared = sum(mask.int() for mask in alone.values()) > 1
+    assert torch.equal(torch.zeros(10, 10, dtype=torch.bool) if drawn.shared is None else drawn.shared, shared)
+    assert drawn.empty == tuple(sorted(number for number, mask in alone.items() if not mask.any()))
+    assert drawn.lost == tuple(sorted(alone.keys() - set(drawn.labels.unique().tolist())))
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
@@ -197,9 +238,15 @@ def test_the_size_of_batches_makes_no_difference(monkeypatch, batch):
     outlines = [Outline(k + 1, (square(*rng.uniform(-3, 20, 2), rng.uniform(4, 9)),)) for k in range(30)]
     whole = rasterise(outlines, (20, 20))
     monkeypatch.setattr("nucstyle.core.contours._MOST_PAINTED", batch)
-    assert torch.equal(rasterise(outlines, (20, 20)), whole)
+    check_equal(rasterise(outlines, (20, 20)), whole)
     monkeypatch.setattr("nucstyle.core.contours._MOST_CROSSINGS", max(20, batch))
-    assert torch.equal(rasterise(outlines, (20, 20)), whole)
+    check_equal(rasterise(outlines, (20, 20)), whole)
+
+
+def check_equal(one, other):
+    assert torch.equal(one.labels, other.labels)
+    assert torch.equal(one.shared, other.shared)
+    assert (one.covered, one.empty) == (other.covered, other.empty)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def filled(*corners, size=SIZE):
     points = np.array(corners, float)
     if (points.max(axis=0) <= 0).any() or (points.min(axis=0) >= size[::-1]).any():
         return np.zeros(size, bool)
-    return rasterise([Outline(1, (points,))], size).numpy() > 0
+    return rasterise([Outline(1, (points,))], size).labels.numpy() > 0
 
 
 def rectangle(x0, y0, x1, y1):

@@ -74,7 +74,7 @@ def test_runs_go_down_the_columns_and_over_their_ends():
 )
 def test_hand_made_run_lengths_decode_to_their_mask(text, rows):
     found = decode_dsb(text, (2, 3), where="here")
-    drawn = label_map([found.pixels()], (2, 3))
+    drawn = label_map({1: found.pixels()}, (2, 3)).labels
     assert ["".join(".#"[value] for value in row) for row in drawn.tolist()] == rows
 
 
@@ -86,7 +86,7 @@ def test_what_is_written_as_dsb_run_lengths_is_read_back(array):
     assert list(texts) == [number for number in np.unique(array).tolist() if number]
     drawn = torch.zeros_like(labels)
     for number, text in texts.items():
-        drawn += number * label_map([decode_dsb(text, size, where="here").pixels()], size)
+        drawn += number * label_map({1: decode_dsb(text, size, where="here").pixels()}, size).labels
     assert torch.equal(drawn, labels)
 
 
@@ -126,9 +126,17 @@ def test_packed_counts_are_unpacked(counts):
 
 
 def test_of_two_that_claim_a_pixel_the_first_keeps_it():
-    drawn = label_map([np.array([0, 1]), np.array([1, 2]), np.array([0, 1]), np.array([], np.int64)], (2, 2))
-    assert drawn.dtype == torch.int32
-    assert drawn.tolist() == [[1, 2], [1, 0]]
+    nuclei = [np.array([0, 1]), np.array([1, 2]), np.array([0, 1]), np.array([], np.int64)]
+    drawn = label_map(dict(enumerate(nuclei, start=1)), (2, 2))
+    assert drawn.labels.dtype == torch.int32
+    assert drawn.labels.tolist() == [[1, 2], [1, 0]]
+    assert drawn.shared.tolist() == [[True, False], [True, False]]
+    assert (drawn.covered, drawn.empty) == ((3,), (4,))
+
+
+def test_where_no_two_claim_a_pixel_nothing_is_told():
+    drawn = label_map({2: np.array([0, 1]), 5: np.array([2])}, (2, 2))
+    assert (drawn.labels.tolist(), drawn.shared, drawn.lost) == ([[2, 5], [2, 0]], None, ())
 
 
 @pytest.mark.parametrize(
@@ -196,4 +204,4 @@ def test_no_text_gives_another_error_than_ours(text):
             found = read()
         except ImageError:
             continue
-        assert label_map([found.pixels()], (4, 5)).sum() == found.lengths.sum()
+        assert label_map({1: found.pixels()}, (4, 5)).labels.sum() == found.lengths.sum()

@@ -10,12 +10,14 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.core.rle import encode_counts, runs_of
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.doctor import survey
 from nucstyle.data.formats import coco
-from nucstyle.data.label_files import read_nuclei
+from nucstyle.data.label_files import nuclei_as_stored, read_nuclei
 from nucstyle.data.layouts import recognise
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import LostError
 
 SIZE = (4, 5)
 SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
@@ -234,6 +236,56 @@ def test_outlines_that_cannot_be_are_refused_with_their_place_and_stop_no_other_
     assert message.startswith(f"{file}: annotations[1]: ")
     assert reason in message
     assert read_nuclei(b, SIZE).sum() == 0
+
+
+def runs(*rows):
+    """Run lengths of a mask that is drawn in rows."""
+    mask = torch.tensor([[int(letter == "#") for letter in row] for row in rows])
+    (found,) = runs_of(mask).values()
+    return {"size": list(SIZE), "counts": encode_counts(found, mask.numel())}
+
+
+ALL = [[0, 0, 5, 0, 5, 4, 0, 4]]
+CORNER = [[4, 3, 5, 3, 5, 4, 4, 4]]
+MIDDLE = runs(".....", ".##..", ".##..", ".....")
+EMPTY = {"size": list(SIZE), "counts": [20]}
+
+
+@pytest.mark.parametrize(
+    ("outlines", "words"),
+    [
+        ([ALL, SQUARE, CORNER], "2 of 3 nuclei get no pixel, for example annotations[1] is covered"),
+        ([runs(*["#####"] * 4), SQUARE, CORNER], "2 of 3 nuclei get no pixel, for example annotations[1] is covered"),
+        ([ALL, MIDDLE, SQUARE], "2 of 3 nuclei get no pixel, for example annotations[1] is covered"),
+        ([SQUARE, CORNER, MIDDLE, CORNER], "2 of 4 nuclei get no pixel, for example annotations[2] is covered"),
+        (
+            [SQUARE, MIDDLE, EMPTY, [[0, 0, 0.3, 0, 0, 0.3]]],
+            "3 of 4 nuclei get no pixel, for example annotations[2] holds no",
+        ),
+        ([EMPTY, SQUARE, [[0, 0, 0.3, 0, 0, 0.3]]], "2 of 3 nuclei get no pixel, for example annotations[0] holds no"),
+    ],
+)
+def test_annotations_of_which_most_get_no_pixel_are_refused_with_one_of_them(
+    catalogue, tmp_path, refusal, outlines, words
+):
+    file = catalogue(outlines)
+    assert refusal(LostError, nuclei, tmp_path).startswith(f"{file}: a.png: {words}")
+
+
+def test_fewer_than_half_without_a_pixel_are_read_as_they_are(catalogue, tmp_path):
+    catalogue([SQUARE, CORNER, CORNER, [[0, 0, 1, 0, 1, 1, 0, 1]], MIDDLE])
+    assert nuclei(tmp_path)[0].unique().tolist() == [0, 1, 2, 4]
+
+
+def test_of_run_lengths_and_polygons_that_claim_a_pixel_the_first_keeps_it_and_what_is_lost_is_told(
+    catalogue, tmp_path
+):
+    catalogue([SQUARE, runs("#....", "##...", "##...", "....."), [[1, 1, 2, 1, 2, 2, 1, 2]], CORNER, EMPTY])
+    (record,) = open_dataset(tmp_path).records
+    drawn = nuclei_as_stored(record, SIZE)
+    assert drawn.labels.tolist() == [[2, 0, 0, 0, 0], [2, 1, 1, 0, 0], [2, 1, 1, 0, 0], [0, 0, 0, 0, 4]]
+    assert drawn.shared.nonzero().tolist() == [[1, 1], [2, 1]]
+    assert (drawn.covered, drawn.empty) == ((3,), (5,))
 
 
 def test_a_size_other_than_that_of_the_image_is_refused(catalogue, tmp_path, refusal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from importlib import resources
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import roifile
+import torch
 from PIL import Image
 
+from nucstyle.core.contours import trace
 from nucstyle.core.errors import DatasetError
+from nucstyle.core.rle import encode_counts, encode_dsb, runs_of
 from nucstyle.data.doctor import conclude, sort_findings, survey
 from nucstyle.data.examine import examine
 from nucstyle.data.findings import KINDS, SEVERITIES
@@ -289,6 +294,38 @@ def empty_mask(folder):
     return [save(folder / "n1" / "masks" / "zz.png", np.zeros(SIZE, np.uint8))]
 
 
+def outlines(folder, change):
+    """The pairs as GeoJSON; `change` gives the corners of the outlines of one image, from squares."""
+    for number in range(COUNT):
+        save(folder / "images" / f"{number}.png", np.full(SIZE, number, np.uint8))
+        y = 10 + 20 * number
+        corners = [np.array([[x, y], [x + 5, y], [x + 5, y + 5], [x, y + 5]]) for x in range(10, 110, 20)]
+        features = [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring.tolist()]}}
+            for ring in (change(corners) if number == 1 else corners)
+        ]
+        path = folder / "geojson" / f"{number}.geojson"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(features))
+    return [folder / "geojson" / "1.geojson"]
+
+
+def lost_nucleus(folder):
+    return outlines(folder, lambda corners: [*corners, corners[0] / 100])
+
+
+def the_only_nucleus_lost(folder):
+    return outlines(folder, lambda corners: [corners[0] / 100])
+
+
+def most_nuclei_lost(folder):
+    return outlines(folder, lambda corners: [ring / 100 for ring in corners])
+
+
+def all_outlines_twice(folder):
+    return outlines(folder, lambda corners: corners * 2)
+
+
 def thin_nucleus(folder):
     as_pairs(folder)
 
@@ -339,6 +376,12 @@ def no_nuclei_in_masks(folder):
     shutil.rmtree(masks)
     save(masks / "1.png", np.zeros(SIZE, np.uint8))
     return [masks]
+
+
+def no_nuclei_in_a_table(folder):
+    save(folder / "a.png", draw(0)[0])
+    (folder / "labels.csv").write_text("ImageId,EncodedPixels\na,\n")
+    return [folder / "labels.csv"]
 
 
 def file_name(folder):
@@ -396,12 +439,17 @@ CASES = {
     near_duplicate: "near-duplicate",
     overlapping_masks: "overlapping-masks",
     empty_mask: "empty-mask",
+    lost_nucleus: "lost-nucleus",
+    the_only_nucleus_lost: "lost-nucleus",
+    most_nuclei_lost: "most-nuclei-lost",
+    all_outlines_twice: "most-nuclei-lost",
     thin_nucleus: "thin-nucleus",
     nucleus_with_hole: "nucleus-with-hole",
     nucleus_in_pieces: "nucleus-in-pieces",
     no_background: "no-background",
     no_nuclei: "no-nuclei",
     no_nuclei_in_masks: "no-nuclei",
+    no_nuclei_in_a_table: "no-nuclei",
     file_name: "file-name",
     same_file_name: "file-name",
     names_that_differ_in_case: "similar-names",
@@ -481,6 +529,77 @@ def test_a_fault_is_counted_and_its_place_is_told(tmp_path):
     assert found.count == both.sum()
     assert found.box == (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
     assert found.says == f"{both.sum()} pixels belong to several masks"
+
+
+def drawn(*boxes):
+    """Masks of boxes (first row, first column, row and column after the last), in an image of 20 x 30 pixels."""
+    masks = []
+    for top, left, bottom, right in boxes:
+        mask = torch.zeros(20, 30, dtype=torch.int32)
+        mask[top:bottom, left:right] = 1
+        masks.append(mask)
+    return masks
+
+
+def polygons(masks):
+    return [outline.rings[0].tolist() for mask in masks for outline in trace(mask)]
+
+
+def as_geojson(folder, masks):
+    features = [{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}} for ring in polygons(masks)]
+    path = folder / "images" / "a.geojson"
+    path.write_text(json.dumps(features))
+    return [path]
+
+
+def as_rois(folder, masks):
+    path = folder / "images" / "a_rois.zip"
+    roifile.roiwrite(
+        path, [roifile.ImagejRoi.frompoints(ring, name=str(at)) for at, ring in enumerate(polygons(masks))]
+    )
+    return [path]
+
+
+def as_table(folder, masks):
+    path = folder / "images" / "labels.csv"
+    path.write_text("ImageId,EncodedPixels\n" + "".join(f"a,{encode_dsb(runs_of(mask)[1])}\n" for mask in masks))
+    return [path]
+
+
+def as_coco(folder, masks):
+    path = folder / "images" / "instances.json"
+    counts = [{"size": [20, 30], "counts": encode_counts(runs_of(mask)[1], 600)} for mask in masks]
+    segmentations = [counts[0], *(np.reshape(ring, (1, -1)).tolist() for ring in polygons(masks[1:]))]
+    annotations = [{"image_id": 1, "segmentation": one} for one in segmentations]
+    path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": annotations}))
+    return [path]
+
+
+def as_masks(folder, masks):
+    for number, mask in enumerate(masks):
+        save(folder / "images" / "a" / "masks" / f"{number}.png", np.uint8(255) * mask.numpy().astype(bool))
+    image = folder / "images" / "a.png"
+    (folder / "images" / "a" / "images").mkdir()
+    image.rename(folder / "images" / "a" / "images" / "a.png")
+    return [folder / "images" / "a" / "masks", folder / "images" / "a" / "masks" / "2.png"]
+
+
+@pytest.mark.parametrize("write", [as_geojson, as_rois, as_table, as_coco, as_masks])
+def test_overlaps_are_counted_and_nuclei_that_they_hide_in_every_layout_that_can_say_them(tmp_path, write):
+    save(tmp_path / "images" / "a.png", np.zeros((20, 30), np.uint8))
+    files = write(tmp_path, drawn((2, 3, 10, 12), (6, 8, 14, 20), (3, 4, 6, 7), (15, 1, 19, 5)))
+    overlap, lost = diagnose(tmp_path / "images")
+    assert (overlap.kind, overlap.count, overlap.box) == ("overlapping-masks", 4 * 4 + 3 * 3, (6, 8, 10, 12))
+    assert overlap.says.startswith("25 pixels belong to several ")
+    assert (lost.kind, lost.count, lost.says) == ("lost-nucleus", 1, "1 nucleus is covered by others")
+    assert [*overlap.files, *lost.files] == [files[0], files[-1]]
+
+
+@pytest.mark.parametrize("write", [as_geojson, as_rois, as_table, as_coco, as_masks])
+def test_nuclei_that_lie_apart_are_told_nothing_in_any_layout(tmp_path, write):
+    save(tmp_path / "images" / "a.png", np.zeros((20, 30), np.uint8))
+    write(tmp_path, drawn((2, 3, 10, 12), (10, 8, 14, 20), (15, 1, 19, 5)))
+    assert diagnose(tmp_path / "images") == []
 
 
 def test_how_far_labels_are_displaced_is_told(tmp_path):

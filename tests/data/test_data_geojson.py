@@ -10,6 +10,7 @@ from nucstyle.data.dataset import open_dataset
 from nucstyle.data.formats import geojson
 from nucstyle.data.layouts import recognise
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import LostError
 
 SIZE = (6, 8)
 
@@ -19,7 +20,7 @@ def labels_of(*rows):
 
 
 def read(path, size=SIZE):
-    return geojson.read(path, Record(id="a", image=path), size)
+    return geojson.read(path, Record(id="a", image=path), size).labels
 
 
 def parsed(path):
@@ -141,6 +142,80 @@ def test_what_reaches_beyond_the_image_is_cut_off(save):
 def test_where_two_overlap_the_first_keeps_the_pixels(save):
     found = read(save([feature([square(0, 0, 2)]), feature([square(1, 0, 2)])]))
     assert found[0, :4].tolist() == [1, 1, 2, 0]
+
+
+def test_the_kinds_of_objects_are_read_from_files_of_every_qupath(save):
+    def old(x, kind):
+        return feature([square(x, 0, 2)], object_type=None, id=kind)
+
+    def middle(x, kind):
+        return {**feature([square(x, 0, 2)]), "properties": {"object_type": kind}}
+
+    names = ("PathAnnotationObject", "PathDetectionObject", "PathTileObject", "PathCellObject")
+    kinds = ("annotation", "detection", "tile", "cell")
+    for make, known in ((old, names), (middle, kinds)):
+        assert torch.equal(
+            read(save([make(2 * place, kind) for place, kind in enumerate(known)]))[0], labels_of("..22..44")[0]
+        )
+    # What the properties say counts, and other ids say nothing.
+    said = feature([square(0, 0, 2)], object_type="detection", id="PathAnnotationObject")
+    others = [feature([square(2 * place, 0, 2)], id=key) for place, key in enumerate([7, ["a"], "cell"], start=1)]
+    assert read(save([said, *others])).unique().tolist() == [0, 1]
+    assert read(save(others)).unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *({"object_type": kind} for kind in ("tile", "tma_core", "root")),
+        *({"object_type": None, "id": kind} for kind in ("PathTileObject", "TMACoreObject", "PathRootObject")),
+    ],
+)
+def test_tiles_and_cores_of_tissue_are_never_nuclei(save, refusal, said):
+    region, nucleus = feature([square(0, 0, 6)], **said), feature([square(1, 1, 2)])
+    assert (read(save([region, nucleus])) == 2).sum() == 4
+    path = save([region] * 3)
+    message = f"{path}: holds 3 tiles or other regions and no nuclei; export detections, cells or annotations"
+    assert refusal(ImageError, read, path) == message
+
+
+FIELD = (40, 50)
+NUCLEI = [[square(10 * column + 2, 10 * row + 3, 5)] for row in range(4) for column in range(5)]
+REGION = feature([square(0, 0, 48)])
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (
+            [REGION, *map(feature, NUCLEI)],
+            "20 of 21 nuclei get no pixel, for example feature 2 is covered by what comes before it; leave out what is "
+            "drawn around nuclei or stands there twice",
+        ),
+        (
+            [feature(one, object_type="detection") for one in NUCLEI * 2],
+            "20 of 40 nuclei get no pixel, for example feature 21 is covered by what comes before it",
+        ),
+        (
+            [feature([[[x / 50, y / 40] for x, y in rings[0]]]) for rings in NUCLEI],
+            "20 of 20 nuclei get no pixel, for example feature 1 holds no centre of a pixel; give places in pixels",
+        ),
+    ],
+    ids=["a region first", "everything twice", "shares of the image"],
+)
+def test_outlines_of_which_most_get_no_pixel_are_refused_with_one_of_them(save, refusal, features, words):
+    path = save(features)
+    message = refusal(LostError, read, path, FIELD)
+    assert message.startswith(f"{path}: {words}")
+
+
+def test_a_few_outlines_within_others_are_left_out_as_they_are(save):
+    within = [feature([square(3, 4, 1)]), feature([square(13, 4, 1)]), feature([square(8.6, 0.6, 0.5)])]
+    found = read(save([*map(feature, NUCLEI), *within]), FIELD)
+    assert torch.equal(found, read(save([*map(feature, NUCLEI)]), FIELD))
+    assert len(found.unique()) == 21
+    alone = read(save([feature([square(8.6, 0.6, 0.5)])]), FIELD)
+    assert alone.sum() == 0
 
 
 # Damage

@@ -16,6 +16,7 @@ from nucstyle.data.dataset import open_dataset
 from nucstyle.data.formats import imagej
 from nucstyle.data.layouts import recognise
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import LostError
 
 SIZE = (6, 8)
 
@@ -25,7 +26,7 @@ def labels_of(*rows):
 
 
 def read(path, size=SIZE):
-    return imagej.read(path, Record(id="a", image=path), size)
+    return imagej.read(path, Record(id="a", image=path), size).labels
 
 
 @pytest.fixture
@@ -104,6 +105,14 @@ def test_a_nucleus_in_two_pieces_becomes_two_rois_which_is_counted(tmp_path):
     assert losses == {"nuclei_in_pieces": 1}
     assert [roi.name for roi in roifile.roiread(path)] == ["00001", "00001-2", "00002"]
     assert torch.equal(read(path, (2, 4)), labels_of("1..2", "1.32"))
+
+
+def test_a_frame_before_the_nuclei_that_hides_them_is_refused_with_one_of_them(save, refusal):
+    nuclei = {f"{place}.roi": box(2 * place, 1, 2 * place + 1, 3) for place in range(4)}
+    path = save({"frame.roi": box(0, 0, 8, 6), **nuclei})
+    words = "4 of 5 nuclei get no pixel, for example 0.roi is covered by what comes before it; leave out"
+    assert refusal(LostError, read, path).startswith(f"{path}: {words}")
+    assert len(read(save({**nuclei, "frame.roi": box(0, 0, 8, 6)})).unique()) == 5
 
 
 def test_pixels_that_touch_at_a_corner_stay_one_nucleus(tmp_path):

@@ -14,6 +14,7 @@ from nucstyle.data.formats import rle
 from nucstyle.data.label_files import read_nuclei
 from nucstyle.data.layouts import recognise
 from nucstyle.data.manifest import Record, write_manifest
+from nucstyle.data.overlaps import LostError
 
 TABLE = "ImageId,EncodedPixels\n"
 
@@ -207,6 +208,26 @@ def test_hostile_run_lengths_are_refused_with_their_line_and_do_not_stop_other_i
     a, b = open_dataset(tmp_path).records
     assert refusal(ImageError, read_nuclei, a, (4, 5)).startswith(f"{file}: line 3: run lengths: ")
     assert read_nuclei(b, (4, 5)).sum() == 1
+
+
+def test_the_same_nucleus_twice_is_refused_with_both_lines_and_does_not_stop_other_images(
+    save, table, tmp_path, refusal
+):
+    save("a.png", "b.png")
+    file = table("a,1 2", "a,9 2 13 2", "b,9 2", "a,5 2", "a,9  2 13 2 ")
+    a, b = open_dataset(tmp_path).records
+    message = f"{file}: line 6: run lengths: the same nucleus stands in line 3; leave one of the lines out"
+    assert refusal(ImageError, read_nuclei, a, (4, 5)) == message
+    assert read_nuclei(b, (4, 5)).sum() == 2
+
+
+def test_nuclei_of_which_most_are_covered_by_lines_before_are_refused(save, table, tmp_path, refusal):
+    save("a.png", "b.png")
+    file = table("a,1 20", "b,1 20", "a,1 2", "b,5 2", "a,9 2")
+    a, b = open_dataset(tmp_path).records
+    message = refusal(LostError, read_nuclei, a, (4, 5))
+    assert message.startswith(f"{file}: 2 of 3 nuclei get no pixel, for example line 4 is covered by what comes before")
+    assert read_nuclei(b, (4, 5)).unique().tolist() == [1]  # one of two may be a slip
 
 
 def test_another_size_than_that_of_the_image_is_refused(save, table, tmp_path, refusal):

@@ -75,7 +75,7 @@ def test_the_submission_of_a_prediction_says_its_label_maps_and_no_pixel_twice(r
     for name, texts in found.items():
         labels = read_labels(label_file(folder, name))
         nuclei = [decode_dsb(text, tuple(labels.shape), where=name).pixels() for text in texts]
-        assert torch.equal(label_map(nuclei, tuple(labels.shape)), labels)
+        assert torch.equal(label_map(dict(enumerate(nuclei, start=1)), tuple(labels.shape)).labels, labels)
         assert sum(pixels.size for pixels in nuclei) == int((labels > 0).sum())
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError
 from nucstyle.core.spans import Corners, Spans, pieces, places, spans_of
 
@@ -231,7 +232,7 @@ def _simple(ring: Ring) -> list[Ring]:
     return [np.array(path), *parts]
 
 
-def rasterise(outlines: Sequence[Outline], size: tuple[int, int], *, where: str = "outlines") -> Tensor:
+def rasterise(outlines: Sequence[Outline], size: tuple[int, int], *, where: str = "outlines") -> Drawn:
     """Fill outlines: a pixel belongs to a nucleus if its centre is inside; the inverse of `trace`.
 
     A centre on an outline belongs to what lies right of it or below, so that of two outlines that share an edge exactly one has
@@ -244,17 +245,44 @@ def rasterise(outlines: Sequence[Outline], size: tuple[int, int], *, where: str 
         where: For messages.
 
     Returns:
-        (H, W) int32, 0 = background.
+        The label map, the pixels that several numbers claim, and the numbers that got none.
 
     Raises:
         ImageError: An outline has fewer than three corners, places that are no numbers, or lies wholly outside the image.
     """
-    labels = np.zeros(size[0] * size[1], np.int32)
+    canvas = _Canvas(
+        numbers=np.array([outline.number for outline in outlines], np.int32),
+        labels=np.zeros(size[0] * size[1], np.int32),
+        is_shared=np.zeros(size[0] * size[1], bool),
+        has_claimed=np.zeros(len(outlines), bool),
+        has_kept=np.zeros(len(outlines), bool),
+    )
     if outlines:
-        numbers = np.array([outline.number for outline in outlines], np.int32)
         for owner, first, end in _spans(_lines(outlines, size, where), size, where):
-            _paint(labels, numbers[owner], first, end)
-    return torch.from_numpy(labels.reshape(size))
+            _paint(canvas, owner, first, end)
+    numbers = set(canvas.numbers.tolist())
+    claimed, kept = (set(canvas.numbers[has].tolist()) for has in (canvas.has_claimed, canvas.has_kept))
+    return Drawn(
+        torch.from_numpy(canvas.labels.reshape(size)),
+        torch.from_numpy(canvas.is_shared.reshape(size)) if canvas.is_shared.any() else None,
+        covered=tuple(sorted(claimed - kept)),
+        empty=tuple(sorted(numbers - claimed)),
+    )
+
+
+class _Canvas(NamedTuple):
+    """What is painted on, and what is noted of it. O = outlines, P = pixels of the image."""
+
+    numbers: npt.NDArray[np.int32]
+    """(O,) of the nuclei."""
+    labels: npt.NDArray[np.int32]
+    """(P,) 0 = background."""
+    is_shared: npt.NDArray[np.bool_]
+    """(P,) whether several numbers claim it."""
+    has_claimed: npt.NDArray[np.bool_]
+    """(O,) whether the outline encloses the centre of a pixel."""
+    has_kept: npt.NDArray[np.bool_]
+    """(O,) whether one of those has its number."""
 
 
 class _Lines(NamedTuple):
@@ -338,15 +366,20 @@ def _spans(lines: _Lines, size: tuple[int, int], where: str) -> Iterator[tuple[n
         yield owner + batch.start, row * width + columns[::2], row * width + columns[1::2]
 
 
-def _paint(labels: npt.NDArray[Any], numbers: npt.NDArray[Any], first: npt.NDArray[Any], end: npt.NDArray[Any]) -> None:
-    """Give spans of pixels their numbers, the first that claims a pixel."""
+def _paint(canvas: _Canvas, owner: npt.NDArray[Any], first: npt.NDArray[Any], end: npt.NDArray[Any]) -> None:
+    """Give spans of pixels the numbers of their outlines, the first that claims a pixel."""
     lengths = end - first
+    canvas.has_claimed[owner[lengths > 0]] = True
     for batch in _batches(lengths, _MOST_PAINTED):
         at = np.repeat(first[batch], lengths[batch]) + _ranges(lengths[batch])
-        painted = np.repeat(numbers[batch], lengths[batch])
-        is_free = labels[at] == 0
+        owners = np.repeat(owner[batch], lengths[batch])
+        painted = canvas.numbers[owners]
+        is_free = canvas.labels[at] == 0
         # Of several values for one place NumPy keeps the last.
-        labels[at[is_free][::-1]] = painted[is_free][::-1]
+        canvas.labels[at[is_free][::-1]] = painted[is_free][::-1]
+        is_own = canvas.labels[at] == painted
+        canvas.has_kept[owners[is_own]] = True
+        canvas.is_shared[at[~is_own]] = True
 
 
 def _ranges(counts: npt.NDArray[Any]) -> npt.NDArray[Any]:

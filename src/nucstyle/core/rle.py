@@ -10,7 +10,7 @@ Pixels are counted down the first column, then down the second (column-major). T
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError
 
 # R = runs of a nucleus, P = pixels of a nucleus
@@ -65,21 +66,37 @@ def runs_of(labels: Tensor) -> dict[int, Runs]:
     }
 
 
-def label_map(nuclei: Iterable[Numbers], size: tuple[int, int]) -> Tensor:
+def label_map(nuclei: Mapping[int, Numbers], size: tuple[int, int]) -> Drawn:
     """Draw nuclei.
 
     Args:
-        nuclei: For each its (P,) pixels, counted column-major from 0. Where two claim a pixel, the first keeps it.
+        nuclei: By number, from 1 and ascending: the (P,) pixels of each, counted column-major from 0, none twice. Where two claim
+            a pixel, the first keeps it.
         size: (height, width) in pixels.
 
     Returns:
-        (H, W) int32, numbered from 1 as given; numbers of nuclei that are empty or wholly covered are missing.
+        The label map, the pixels that several claim, and the numbers that got none.
     """
     height, width = size
-    flat = np.zeros(height * width, np.int32)
-    for number, pixels in enumerate(nuclei, start=1):
-        flat[pixels[flat[pixels] == 0]] = number
-    return torch.from_numpy(np.ascontiguousarray(flat.reshape(width, height).T))
+    flat, is_shared = np.zeros(height * width, np.int32), np.zeros(height * width, bool)
+    covered: list[int] = []
+    for number, pixels in nuclei.items():
+        is_taken = flat[pixels] > 0
+        if is_taken.any():
+            is_shared[pixels[is_taken]] = True
+            flat[pixels[~is_taken]] = number
+            if is_taken.all():
+                covered.append(number)
+        else:
+            flat[pixels] = number
+    labels = np.ascontiguousarray(flat.reshape(width, height).T)
+    shared = np.ascontiguousarray(is_shared.reshape(width, height).T) if is_shared.any() else None
+    return Drawn(
+        torch.from_numpy(labels),
+        None if shared is None else torch.from_numpy(shared),
+        covered=tuple(covered),
+        empty=tuple(number for number, pixels in nuclei.items() if not pixels.size),
+    )
 
 
 def encode_dsb(runs: Runs) -> str:

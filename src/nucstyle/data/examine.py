@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import components
 from nucstyle.data.decoders import DEFAULT, ReadOptions
@@ -22,6 +23,7 @@ from nucstyle.data.image_io import Array, read_mask, read_pixels, to_unit
 from nucstyle.data.label_files import nuclei_as_stored
 from nucstyle.data.label_rules import MaskError, SmoothedError
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import LostError
 
 # H, W = size of the image, h, w = of a sketch, C = channels
 
@@ -37,7 +39,11 @@ _GAIN, _LEAST_FIT = 1.25, 0.3
 """Displaced labels fit so many times better than in place, and so well at least (a correlation)."""
 _MANY_PIECES = 3
 """One number in so many pieces is that of foreground, whatever it is."""
-_REFUSALS: Mapping[type[ImageError], str] = {MaskError: "binary-labels", SmoothedError: "anti-aliased-labels"}
+_REFUSALS: Mapping[type[ImageError], str] = {
+    MaskError: "binary-labels",
+    SmoothedError: "anti-aliased-labels",
+    LostError: "most-nuclei-lost",
+}
 """What reading refuses for a reason that has a remedy of its own."""
 _EVERYWHERE = np.ones((3, 3), bool)
 """Pixels that touch at a corner are connected."""
@@ -131,12 +137,13 @@ def _labels(record: Record, size: tuple[int, int], reading: ReadOptions) -> tupl
     except ImageError as error:
         kind = next((kind for refusal, kind in _REFUSALS.items() if isinstance(error, refusal)), "unreadable-labels")
         return None, [_finding(record, kind, str(error), record.labels)]
-    labels: Labels | None = None if stored is None else stored.numpy()
-    if labels is None:
+    if stored is None:
         return None, []
+    labels: Labels = stored.labels.numpy()
     if labels.shape != size:
         return None, [_other_size(record, record.labels, labels.shape, size)]
-    return labels, _of_map(record, record.labels, labels)
+    findings = _of_map(record, record.labels, labels) + _of_drawn(record, record.labels, stored)
+    return labels, findings or _of_none(record, record.labels, labels)
 
 
 def _other_size(record: Record, file: Path, found: Sequence[int], size: Sequence[int]) -> Finding:
@@ -155,6 +162,7 @@ def _of_folder(
     seen = _Seen()
     unread: list[Finding] = []
     empty: list[Path] = []
+    covered: list[Path] = []
     for number, file in enumerate(dsb2018.mask_files(folder), start=1):
         try:
             mask = read_mask(file, reading)
@@ -169,18 +177,33 @@ def _of_folder(
             part = np.s_[box[0] : box[2], box[1] : box[3]]
             crop, taken = mask[part], labels[part] > 0
             overlap[part] |= crop & taken
+            if taken[crop].all():
+                covered.append(file)
             labels[part][crop & ~taken] = number
             _note_shape(seen, crop, box)
-    findings = unread + _of_shapes(record, folder, seen)
-    if overlap.any():
-        pixels = int(overlap.sum())
-        says = f"{_of(pixels, 'pixel belongs', 'pixels belong')} to several masks"
-        findings.append(_finding(record, "overlapping-masks", says, folder, count=pixels, box=_largest(overlap)))
+    findings = unread + _of_shapes(record, folder, seen) + _of_overlap(record, folder, overlap, "masks")
+    findings += _of_lost(record, covered, n_covered=len(covered))
     # One empty mask alone is how the layout says that an image shows no nucleus.
     if empty and (len(empty) > 1 or labels.any()):
         says = f"{_of(len(empty), 'mask is', 'masks are')} empty"
         findings.append(_finding(record, "empty-mask", says, *empty, count=len(empty)))
     return labels, findings if unread else findings + _of_none(record, folder, labels)
+
+
+def _of_overlap(record: Record, file: Path, overlap: Mask, what: str) -> list[Finding]:
+    if not overlap.any():
+        return []
+    pixels = int(overlap.sum())
+    says = f"{_of(pixels, 'pixel belongs', 'pixels belong')} to several {what}"
+    return [_finding(record, "overlapping-masks", says, file, count=pixels, box=_largest(overlap))]
+
+
+def _of_lost(record: Record, files: Sequence[Path], *, n_covered: int, n_empty: int = 0) -> list[Finding]:
+    """Of nuclei that were given and are not there: others cover them, or there is no centre of a pixel in them."""
+    covered = f"{_of(n_covered, 'nucleus is', 'nuclei are')} covered by others"
+    empty = f"{_of(n_empty, 'nucleus holds', 'nuclei hold')} no centre of a pixel"
+    says = ", ".join(words for words, count in ((covered, n_covered), (empty, n_empty)) if count)
+    return [_finding(record, "lost-nucleus", says, *files, count=n_covered + n_empty)] if says else []
 
 
 def _of(count: int, one: str, many: str) -> str:
@@ -207,6 +230,14 @@ def _corners(place: tuple[slice, slice]) -> Box:
     return rows.start, columns.start, rows.stop, columns.stop
 
 
+# Outlines and run lengths
+
+
+def _of_drawn(record: Record, file: Path, drawn: Drawn) -> list[Finding]:
+    overlap = [] if drawn.shared is None else _of_overlap(record, file, drawn.shared.numpy(), "nuclei")
+    return overlap + _of_lost(record, [file], n_covered=len(drawn.covered), n_empty=len(drawn.empty))
+
+
 # Label images
 
 
@@ -219,7 +250,7 @@ def _of_map(record: Record, file: Path, labels: Labels) -> list[Finding]:
     findings = _of_shapes(record, file, seen)
     if labels.size and (labels > 0).all():
         findings.append(_finding(record, "no-background", "no pixel has the number 0", file))
-    return findings + _of_none(record, file, labels)
+    return findings
 
 
 def _binary(labels: Labels) -> str | None:

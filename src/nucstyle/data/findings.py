@@ -50,6 +50,11 @@ KINDS: Mapping[str, Kind] = {
         "labels with blurred edges: numbers that are no nuclei",
         "save the labels again without smoothing, resizing or lossy compression",
     ),
+    "most-nuclei-lost": Kind(
+        "error",
+        "half of the nuclei or more get no pixel",
+        "leave out what is drawn around nuclei or stands there twice, and give places in pixels",
+    ),
     "swapped-labels": Kind(
         "warning", "labels fit another image better", "look at the pictures, and exchange the labels"
     ),
@@ -72,7 +77,14 @@ KINDS: Mapping[str, Kind] = {
     "exact-duplicate": Kind("warning", "images that are the same, pixel by pixel", "keep one of them"),
     "near-duplicate": Kind("warning", "images that show nearly the same", "keep them in one part, or keep one of them"),
     "overlapping-masks": Kind(
-        "warning", "masks overlap", "nothing needs doing: the first by name keeps the pixels; draw the masks apart"
+        "warning",
+        "masks or outlines overlap",
+        "nothing needs doing: the first keeps the pixels; draw the nuclei apart, and leave out what is drawn around them",
+    ),
+    "lost-nucleus": Kind(
+        "warning",
+        "nuclei that get no pixel",
+        "remove them: others cover them wholly, or they hold no centre of a pixel",
     ),
     "empty-mask": Kind("warning", "masks without a pixel", "remove the files"),
     "thin-nucleus": Kind(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import components
 from nucstyle.data.decoders import DEFAULT, ReadOptions
@@ -18,7 +20,7 @@ from nucstyle.data.manifest import Record
 class LabelReader(Protocol):
     """Reads the nuclei of one image from a file of one kind."""
 
-    def __call__(self, path: Path, record: Record, size: tuple[int, int]) -> Tensor:
+    def __call__(self, path: Path, record: Record, size: tuple[int, int]) -> Drawn:
         """Read them.
 
         Args:
@@ -27,10 +29,10 @@ class LabelReader(Protocol):
             size: (height, width) of the image in pixels, for files that hold outlines.
 
         Returns:
-            (H, W) int32, 0 = background; numbers need not be contiguous.
+            A map of numbers, which need not be contiguous, and what was lost in drawing it.
 
         Raises:
-            ImageError: The file is damaged, or says nothing of this image.
+            ImageError: The file is damaged, or says nothing of this image, or most of its nuclei get no pixel.
         """
 
 
@@ -59,10 +61,11 @@ def read_nuclei(record: Record, size: tuple[int, int], reading: ReadOptions = DE
     Raises:
         ImageError: The labels cannot be read, or are of another size.
     """
-    labels = nuclei_as_stored(record, size, reading)
-    if labels is not None:
-        check_same_size(record, (labels.shape[0], labels.shape[1]), size)
-    return labels
+    stored = nuclei_as_stored(record, size, reading)
+    if stored is None:
+        return None
+    check_same_size(record, (stored.labels.shape[0], stored.labels.shape[1]), size)
+    return stored.labels
 
 
 def check_same_size(record: Record, found: tuple[int, int], size: tuple[int, int]) -> None:
@@ -79,8 +82,8 @@ def check_same_size(record: Record, found: tuple[int, int], size: tuple[int, int
         raise ImageError(msg)
 
 
-def nuclei_as_stored(record: Record, size: tuple[int, int], reading: ReadOptions = DEFAULT) -> Tensor | None:
-    """As `read_nuclei`, but of whatever size the file has.
+def nuclei_as_stored(record: Record, size: tuple[int, int], reading: ReadOptions = DEFAULT) -> Drawn | None:
+    """As `read_nuclei`, but of whatever size the file has, and with what was lost in drawing outlines or run lengths.
 
     Raises:
         ImageError: The labels cannot be read.
@@ -89,9 +92,9 @@ def nuclei_as_stored(record: Record, size: tuple[int, int], reading: ReadOptions
     if path is None:
         return None
     if path.is_dir():
-        labels = dsb2018.read_mask_folder(path, reading)
+        stored = Drawn(dsb2018.read_mask_folder(path, reading))
     elif reader := next((one for ending, one in _READERS.items() if path.name.lower().endswith(ending)), None):
-        labels = reader(path, record, size)
+        stored = reader(path, record, size)
     else:
-        labels = read_labels(path, reading, may_be_mask=record.components)
-    return components(labels) if record.components else labels
+        stored = Drawn(read_labels(path, reading, may_be_mask=record.components))
+    return replace(stored, labels=components(stored.labels)) if record.components else stored

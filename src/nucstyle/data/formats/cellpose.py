@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.data.formats import SPLIT_FOLDERS, UNANNOTATED, Written, ids_of, image_files
 from nucstyle.data.image_io import Array, write_labels, write_pixels
@@ -101,7 +102,7 @@ def check_name(record: Record) -> None:
         raise DatasetError(msg)
 
 
-def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
+def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
     """Read the masks in what Cellpose's window saves; as `label_files.LabelReader`."""
     saved = read_pickled(path)
     masks = saved.get("masks") if isinstance(saved, dict) else None
@@ -113,4 +114,4 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
     if labels.size and (int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int32).max):
         msg = f"{path}: labels run from {labels.min()} to {labels.max()}; they must be 0 to 2147483647"
         raise ImageError(msg)
-    return torch.from_numpy(labels.astype(np.int32))
+    return Drawn(torch.from_numpy(labels.astype(np.int32)))

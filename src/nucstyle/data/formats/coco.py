@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from nucstyle.core.contours import FARTHEST_PX, Outline, Ring, rasterise
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.core.rle import Numbers, decode_counts, encode_counts, label_map, pack_counts, runs_of, unpack_counts
 from nucstyle.data.formats import SPLIT_FOLDERS, UNANNOTATED, Written, fragments, ids_of, image_files
 from nucstyle.data.image_io import Array, write_pixels
 from nucstyle.data.manifest import Misfit, Record, listed
+from nucstyle.data.overlaps import refuse_lost
 from nucstyle.data.run_folder import write_text
 
 CATALOGUE = "instances.json"
@@ -261,7 +263,7 @@ def _last_part(file_name: str) -> str:
     return file_name.replace("\\", "/").rpartition("/")[2]
 
 
-def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
+def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
     """Draw the nuclei that a file says an image has; as `label_files.LabelReader`."""
     entries = _read(path).by_name.get(record.image.name, ())
     if len(entries) > 1:  # of one name in several folders
@@ -274,24 +276,42 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
     if entry.size not in (None, size):
         msg = f"{path}: {entry.file_name} is (height, width) {entry.size}, but {record.image} is {size}; give its own"
         raise ImageError(msg)
-    drawn, outlines = _runs_and_outlines(path, entry.annotations, size)
-    runs, filled = label_map(drawn, size), rasterise(outlines, size, where=f"{path}: {entry.file_name}")
-    return torch.where((filled > 0) & ((runs == 0) | (filled < runs)), filled, runs)
+    where, annotations = f"{path}: {entry.file_name}", entry.annotations
+    runs, outlines = _runs_and_outlines(path, annotations, size)
+    drawn = _together(label_map(runs, size), rasterise(outlines, size, where=where))
+    return refuse_lost(
+        drawn, len(annotations), lambda number: f"annotations[{annotations[number - 1]['number']}]", where=where
+    )
+
+
+def _together(runs: Drawn, filled: Drawn) -> Drawn:
+    """Two drawings of different numbers as one: the lower number keeps a pixel that both claim."""
+    lower, higher = torch.minimum(runs.labels, filled.labels), torch.maximum(runs.labels, filled.labels)
+    is_contested = lower > 0
+    labels = torch.where(is_contested, lower, higher)
+    beaten = set(higher[is_contested].tolist())
+    hidden = beaten.difference(np.unique(labels.numpy()).tolist()) if beaten else beaten
+    shared = [one for one in (runs.shared, filled.shared, is_contested if beaten else None) if one is not None]
+    return Drawn(
+        labels,
+        torch.stack(shared).any(dim=0) if shared else None,
+        covered=tuple(sorted({*runs.covered, *filled.covered, *hidden})),
+        empty=tuple(sorted((*runs.empty, *filled.empty))),
+    )
 
 
 def _runs_and_outlines(
     path: Path, annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]
-) -> tuple[list[Numbers], list[Outline]]:
-    """For each annotation its pixels, none where it is made of polygons; and these, numbered as the annotations are, from 1."""
-    drawn: list[Numbers] = []
+) -> tuple[dict[int, Numbers], list[Outline]]:
+    """The pixels of each annotation that is made of run lengths, and the polygons of the others; annotations count from 1."""
+    drawn: dict[int, Numbers] = {}
     outlines: list[Outline] = []
     for number, annotation in enumerate(annotations, start=1):
         where = f"{path}: annotations[{annotation['number']}]"
         outline = annotation.get("segmentation")
         if isinstance(outline, dict):
-            drawn.append(_run_pixels(where, outline, size))
+            drawn[number] = _run_pixels(where, outline, size)
         else:
-            drawn.append(np.zeros(0, np.int64))
             outlines += [Outline(number, (ring,)) for ring in _rings(where, outline)]
     return drawn, outlines
 

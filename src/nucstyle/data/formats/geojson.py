@@ -16,11 +16,13 @@ import numpy as np
 from torch import Tensor
 
 from nucstyle.core.contours import Outline, Ring, rasterise
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError
 from nucstyle.data.formats import Written, beside, in_order, write_with
 from nucstyle.data.image_io import Array
 from nucstyle.data.label_bands import BandedNuclei
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import refuse_lost
 
 FOLDER, SUFFIX = "geojson", ".geojson"
 CLASS = "Nucleus"
@@ -28,6 +30,17 @@ _MOST_BYTES = 1 << 29
 """Files are read whole, and take about ten times their size in memory."""
 _NUCLEI = ("detection", "cell")
 """What QuPath calls objects that were found; where there are some, annotations beside them are regions of the tissue."""
+_REGIONS = ("tile", "tma_core", "root")
+"""What it calls objects that are never nuclei."""
+_OLD_KINDS = {
+    "PathDetectionObject": "detection",
+    "PathCellObject": "cell",
+    "PathAnnotationObject": "annotation",
+    "PathTileObject": "tile",
+    "TMACoreObject": "tma_core",
+    "PathRootObject": "root",
+}
+"""What QuPath 0.2 called them, in the place of an id (qupath.lib.io.PathObjectTypeAdapters)."""
 
 
 def evidence(path: Path) -> str | None:
@@ -94,20 +107,25 @@ def _feature(number: int, pieces: Sequence[Outline], score: float | None) -> dic
     }
 
 
-def read(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
+def read(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
     """Read outlines; arguments and result as `label_files.LabelReader`.
 
     A FeatureCollection, a list of features or a single one. Where it holds detections or cells, these are the nuclei (of cells,
     their nucleus if it is outlined), numbered in order, and annotations are left out as regions; otherwise these are the nuclei.
+    Tiles and cores of tissue never are.
 
     Raises:
-        ImageError: Damaged, too large, or something in it is no outline within the image.
+        ImageError: Damaged, too large, or something in it is no outline within the image; it holds no nuclei, or most of them get
+            no pixel.
     """
     features = _features(_parse(path), path)
-    found = [(number, one) for number, one in enumerate(features, start=1) if _object_type(one) in _NUCLEI]
-    chosen = found or list(enumerate(features, start=1))
-    outlines = [outline for number, feature in chosen for outline in _outlines(feature, number, path)]
-    return rasterise(outlines, size, where=str(path))
+    chosen = _nuclei(features)
+    if features and not chosen:
+        msg = f"{path}: holds {len(features)} tiles or other regions and no nuclei; export detections, cells or annotations"
+        raise ImageError(msg)
+    outlines = [outline for number, feature in chosen.items() for outline in _outlines(feature, number, path)]
+    drawn = rasterise(outlines, size, where=str(path))
+    return refuse_lost(drawn, len(chosen), "feature {}".format, where=str(path))
 
 
 def _parse(path: Path) -> Any:  # noqa: ANN401
@@ -139,9 +157,20 @@ def _features(value: Any, path: Path) -> list[Mapping[str, Any]]:  # noqa: ANN40
     return features
 
 
-def _object_type(feature: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    properties = feature.get("properties")
-    return properties.get("objectType") if isinstance(properties, Mapping) else None
+def _nuclei(features: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """By number, from 1, the features that are nuclei."""
+    kinds = {number: _kind(feature) for number, feature in enumerate(features, start=1)}
+    found = [number for number, kind in kinds.items() if kind in _NUCLEI]
+    chosen = found or [number for number, kind in kinds.items() if kind not in _REGIONS]
+    return {number: features[number - 1] for number in chosen}
+
+
+def _kind(feature: Mapping[str, Any]) -> object:
+    """What QuPath says an object is; its versions wrote it to three places: the id, then `object_type`, now `objectType`."""
+    given = feature.get("properties")
+    properties = given if isinstance(given, Mapping) else {}
+    said = properties.get("objectType") or properties.get("object_type")
+    return said or _OLD_KINDS.get(str(feature.get("id")))
 
 
 def _outlines(feature: Mapping[str, Any], number: int, path: Path) -> list[Outline]:

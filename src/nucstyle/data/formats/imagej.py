@@ -18,12 +18,14 @@ from roifile import ROI_OPTIONS, ROI_SUBTYPE, ROI_TYPE, ImagejRoi
 from torch import Tensor
 
 from nucstyle.core.contours import Outline, Ring, rasterise
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.data.archives import check_count
 from nucstyle.data.formats import Written, beside, in_order, write_with
 from nucstyle.data.image_io import Array
 from nucstyle.data.label_bands import BandedNuclei
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import refuse_lost
 
 FOLDER, ENDING = "rois", "_rois.zip"
 ENDINGS = (ENDING, ".zip", ".roi")
@@ -125,11 +127,11 @@ def _roi(outline: Outline, name: str) -> ImagejRoi:
     )
 
 
-def read(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
+def read(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
     """Read ROIs; arguments and result as `label_files.LabelReader`. They are numbered in their order in the set.
 
     Raises:
-        ImageError: Damaged, too large, or something in it is no ROI that encloses pixels of the image.
+        ImageError: Damaged, too large, something in it is no ROI within the image, or most of them are without a pixel.
     """
     with _readable(path):
         files = _unpack(path) if path.suffix.lower() == ".zip" else {path.name: _read_whole(path)}
@@ -143,7 +145,9 @@ def read(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
         if len(set(places) - {0}) > 1:  # 0 = not said
             msg = f"{path}: holds ROIs of several slices of a stack; save those of each image as a set of its own"
             raise ImageError(msg)
-    return rasterise(outlines, size, where=str(path))
+    names = list(files)
+    drawn = rasterise(outlines, size, where=str(path))
+    return refuse_lost(drawn, len(names), lambda number: names[number - 1], where=str(path))
 
 
 class _UnusableError(Exception):

@@ -17,11 +17,13 @@ from typing import NamedTuple, TextIO
 
 from torch import Tensor
 
+from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import DatasetError, ImageError
-from nucstyle.core.rle import decode_dsb, encode_dsb, label_map, runs_of
+from nucstyle.core.rle import Numbers, decode_dsb, encode_dsb, label_map, runs_of
 from nucstyle.data.formats import Written, dsb2018, fragments, image_files, pairs
 from nucstyle.data.image_io import Array, write_pixels
 from nucstyle.data.manifest import Record
+from nucstyle.data.overlaps import refuse_lost
 from nucstyle.data.run_folder import write_text
 
 TABLE = "labels.csv"
@@ -142,21 +144,36 @@ def _name_in(table: _Table, image: Path, folder: Path) -> str | None:
     return next((name for name in _names(image, folder) if name in table.lines), None)
 
 
-def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Tensor:
-    """Draw the nuclei that a table says an image has; as `label_files.LabelReader`."""
+def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
+    """Draw the nuclei that a table says an image has; as `label_files.LabelReader`.
+
+    Raises:
+        ImageError: No line of the image, run lengths that cannot be or that stand there twice, or most nuclei without a pixel.
+    """
     table = read_table(path)
     name = _name_in(table, record.image, path.parent)
     if name is None:
         msg = f"{path}: no line for {record.image}; add one, with an empty {_PIXELS} if it shows no nucleus"
         raise ImageError(msg)
-    nuclei = []
-    for line in table.lines[name]:
+    lines = table.lines[name]
+    nuclei: dict[int, Numbers] = {}
+    seen: dict[tuple[bytes, bytes], int] = {}
+    for number, line in enumerate(lines, start=1):
         where = f"{path}: line {line.number}"
         if line.size not in (None, size):
             msg = f"{where}: {_HEIGHT} and {_WIDTH} are {line.size}, the image {record.image} is {size}; give its own"
             raise ImageError(msg)
-        nuclei.append(decode_dsb(line.text, size, where=where).pixels())
-    return label_map(nuclei, size)
+        if not line.text:  # it says that there is no nucleus
+            continue
+        runs = decode_dsb(line.text, size, where=where)
+        first = seen.setdefault((runs.starts.tobytes(), runs.lengths.tobytes()), line.number)
+        if first != line.number:
+            msg = f"{where}: run lengths: the same nucleus stands in line {first}; leave one of the lines out"
+            raise ImageError(msg)
+        nuclei[number] = runs.pixels()
+    return refuse_lost(
+        label_map(nuclei, size), len(nuclei), lambda number: f"line {lines[number - 1].number}", where=str(path)
+    )
 
 
 def read_table(path: Path) -> _Table:
