@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from nucstyle.core.errors import DatasetError
+from nucstyle.data.dataset import open_dataset
 from nucstyle.data.doctor import conclude, sort_findings, survey
 from nucstyle.data.examine import examine
 from nucstyle.data.findings import KINDS, SEVERITIES
+from nucstyle.data.label_files import read_nuclei
+from nucstyle.data.label_rules import MaskError
 from nucstyle.data.splits import dsb2018_split
 
 COUNT, SIZE, RADIUS, PITCH = 4, (96, 120), 6, 24
@@ -205,6 +208,43 @@ def binary_labels_of_ones(folder):
     return edit_labels(folder, lambda labels: np.uint8(1) * (labels > 0))
 
 
+def binary_mask_in_a_folder(folder):
+    as_dsb(folder)
+    masks = folder / "n1" / "masks"
+    shutil.rmtree(masks)
+    return [save(masks / "1.png", np.uint8(255) * (draw(1)[1] > 0))]
+
+
+def binary_mask_among_others(folder):
+    as_dsb(folder)
+    labels = draw(1)[1]
+    for number in range(2, 6):
+        (folder / "n1" / "masks" / f"{number}.png").unlink()
+    return [save(folder / "n1" / "masks" / "2.png", np.uint8(255) * ((labels > 1) & (labels < 6)))]
+
+
+def inverted_masks(folder):
+    as_dsb(folder)
+    files = sorted((folder / "n1" / "masks").iterdir())
+    for file in files:
+        save(file, 255 - np.array(Image.open(file)))
+    return files
+
+
+def label_image_as_a_mask(folder):
+    as_dsb(folder)
+    shutil.rmtree(folder / "n1" / "masks")
+    return [save(folder / "n1" / "masks" / "n1.png", draw(1)[1])]
+
+
+def mask_of_a_kind_that_is_not_read(folder):
+    as_dsb(folder)
+    masks = folder / "n1" / "masks"
+    Image.open(masks / "1.png").save(masks / "1.gif")
+    (masks / "1.png").unlink()
+    return [masks]
+
+
 def anti_aliased_labels(folder):
     as_pairs(folder)
 
@@ -361,6 +401,17 @@ def names_that_differ_in_how_an_accent_is_stored(folder):
     return [folder / "images" / "0.png", folder / "images" / "1.png"]
 
 
+def no_background_in_masks(folder):
+    as_dsb(folder)
+    shutil.rmtree(folder / "n1" / "masks")
+    save(folder / "n1" / "images" / "n1.png", np.repeat(np.uint8([20, 200]), SIZE[1] // 2)[None].repeat(SIZE[0], 0))
+    for number in (0, 1):
+        half = np.zeros(SIZE, np.uint8)
+        half[:, number * SIZE[1] // 2 : (number + 1) * SIZE[1] // 2] = 255
+        save(folder / "n1" / "masks" / f"{number}.png", half)
+    return [folder / "n1" / "masks"]
+
+
 def not_annotated(folder):
     as_pairs(folder)
     shutil.rmtree(folder / "labels")
@@ -387,6 +438,11 @@ CASES = {
     nothing_to_train_on: "nothing-to-train-on",
     binary_labels: "binary-labels",
     binary_labels_of_ones: "binary-labels",
+    binary_mask_in_a_folder: "binary-labels",
+    binary_mask_among_others: "binary-labels",
+    inverted_masks: "unreadable-labels",
+    label_image_as_a_mask: "unreadable-labels",
+    mask_of_a_kind_that_is_not_read: "unreadable-labels",
     anti_aliased_labels: "anti-aliased-labels",
     swapped_labels: "swapped-labels",
     shifted_labels: "shifted-labels",
@@ -400,6 +456,7 @@ CASES = {
     nucleus_with_hole: "nucleus-with-hole",
     nucleus_in_pieces: "nucleus-in-pieces",
     no_background: "no-background",
+    no_background_in_masks: "no-background",
     no_nuclei: "no-nuclei",
     no_nuclei_in_masks: "no-nuclei",
     file_name: "file-name",
@@ -464,6 +521,23 @@ def test_pieces_of_one_number_are_no_fault_where_the_manifest_says_that_they_are
     as_manifest(tmp_path, components="- yes - -")
     edit_labels(tmp_path, lambda labels: np.uint8(255) * (labels > 0))
     assert diagnose(tmp_path) == []
+
+
+def test_what_the_doctor_calls_foreground_reading_refuses_where_it_is_the_only_nucleus(tmp_path, refusal):
+    """The same rule judges both; of several masks in a folder one may be in pieces, and is told."""
+    for number, make in enumerate((binary_labels, binary_labels_of_ones, binary_mask_in_a_folder)):
+        make(tmp_path / str(number))
+        (found,) = diagnose(tmp_path / str(number))
+        bad = next(one for one in open_dataset(tmp_path / str(number)).records if one.id == found.ids[0])
+        assert "--connected-components" in refusal(MaskError, read_nuclei, bad, SIZE)
+    binary_mask_among_others(tmp_path / "others")
+    assert open_dataset(tmp_path / "others")[1].labels.max() == draw(1)[1].max() - 3
+
+
+def test_pieces_of_a_mask_are_no_fault_where_they_are_nuclei(tmp_path):
+    binary_mask_in_a_folder(tmp_path)
+    (record,) = [one for one in survey(tmp_path).records if one.id == "n1"]
+    assert [one.kind for one in examine(replace(record, components=True)).findings] == ["nucleus-in-pieces"]
 
 
 def test_a_nucleus_of_number_255_alone_in_its_image_is_no_mask_of_foreground(tmp_path):

@@ -9,18 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
 from nucstyle.core.errors import ImageError
-from nucstyle.core.labels import components
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.fields import Outline, outline
 from nucstyle.data.findings import Box, Finding
 from nucstyle.data.formats import dsb2018
 from nucstyle.data.image_io import Array, read_mask, read_pixels, to_unit
 from nucstyle.data.label_files import nuclei_as_stored
-from nucstyle.data.label_rules import MaskError, SmoothedError
+from nucstyle.data.label_rules import MaskError, SmoothedError, are_nuclei
 from nucstyle.data.manifest import Record
 
 # H, W = size of the image, h, w = of a sketch, C = channels
@@ -35,8 +33,6 @@ _FURTHEST_PX, _NEAREST_PX = 32, 5
 """Displacements that are looked for; no training or validation image of DSB 2018 is displaced by more than 2 px."""
 _GAIN, _LEAST_FIT = 1.25, 0.3
 """Displaced labels fit so many times better than in place, and so well at least (a correlation)."""
-_MANY_PIECES = 3
-"""One number in so many pieces is that of foreground, whatever it is."""
 _REFUSALS: Mapping[type[ImageError], str] = {MaskError: "binary-labels", SmoothedError: "anti-aliased-labels"}
 """What reading refuses for a reason that has a remedy of its own."""
 _EVERYWHERE = np.ones((3, 3), bool)
@@ -154,6 +150,7 @@ def _of_folder(
     labels, overlap = np.zeros(size, np.int32), np.zeros(size, bool)
     seen = _Seen()
     unread: list[Finding] = []
+    several: list[Finding] = []
     empty: list[Path] = []
     for number, file in enumerate(dsb2018.mask_files(folder), start=1):
         try:
@@ -170,8 +167,13 @@ def _of_folder(
             crop, taken = mask[part], labels[part] > 0
             overlap[part] |= crop & taken
             labels[part][crop & ~taken] = number
-            _note_shape(seen, crop, box)
-    findings = unread + _of_shapes(record, folder, seen)
+            pieces_px = _pieces_px(crop)
+            if not record.components and are_nuclei(len(pieces_px), max(pieces_px), sum(pieces_px)):
+                says = f"in {len(pieces_px)} pieces, none of which has half of its pixels"
+                several.append(_finding(record, "binary-labels", says, file, box=box))
+            else:
+                _note_shape(seen, crop, box, len(pieces_px))
+    findings = unread + several + _of_shapes(record, folder, seen)
     if overlap.any():
         pixels = int(overlap.sum())
         says = f"{_of(pixels, 'pixel belongs', 'pixels belong')} to several masks"
@@ -180,7 +182,7 @@ def _of_folder(
     if empty and (len(empty) > 1 or labels.any()):
         says = f"{_of(len(empty), 'mask is', 'masks are')} empty"
         findings.append(_finding(record, "empty-mask", says, *empty, count=len(empty)))
-    return labels, findings if unread else findings + _of_none(record, folder, labels)
+    return labels, findings if unread else findings + _of_extent(record, folder, labels)
 
 
 def _of(count: int, one: str, many: str) -> str:
@@ -211,24 +213,10 @@ def _corners(place: tuple[slice, slice]) -> Box:
 
 
 def _of_map(record: Record, file: Path, labels: Labels) -> list[Finding]:
-    if not record.components and (says := _binary(labels)):
-        return [_finding(record, "binary-labels", says, file)]
     seen = _Seen()
     for number, crop, box in _objects(labels):
-        _note_shape(seen, crop == number, box)
-    findings = _of_shapes(record, file, seen)
-    if labels.size and (labels > 0).all():
-        findings.append(_finding(record, "no-background", "no pixel has the number 0", file))
-    return findings + _of_none(record, file, labels)
-
-
-def _binary(labels: Labels) -> str | None:
-    """Why the labels look like a mask of foreground in spite of its number; one nucleus may be in two pieces."""
-    numbers = np.unique(labels[labels > 0])
-    n_pieces = int(components(torch.from_numpy(labels)).max()) if len(numbers) == 1 else 0
-    if n_pieces < _MANY_PIECES:
-        return None
-    return f"all pixels that are not 0 have the number {numbers[0]}, in {n_pieces} pieces"
+        _note_shape(seen, crop == number, box, len(_pieces_px(crop == number)))
+    return _of_shapes(record, file, seen) + _of_extent(record, file, labels)
 
 
 def _objects(labels: Labels) -> Iterator[tuple[int, Labels, Box]]:
@@ -239,7 +227,15 @@ def _objects(labels: Labels) -> Iterator[tuple[int, Labels, Box]]:
         yield int(number), labels[part], _corners(part)
 
 
-def _note_shape(seen: _Seen, crop: Mask, box: Box) -> None:
+def _pieces_px(crop: Mask) -> list[int]:
+    """The pixels of each piece of one nucleus, given in its box."""
+    if crop.all():
+        return [crop.size]
+    pieces, _ = ndimage.label(crop, _EVERYWHERE)
+    return [int(area) for area in np.bincount(pieces[crop])[1:]]
+
+
+def _note_shape(seen: _Seen, crop: Mask, box: Box, n_pieces: int) -> None:
     """Count what is odd about one nucleus, given in its box."""
     height, width = crop.shape
     area = int(crop.sum())
@@ -247,7 +243,7 @@ def _note_shape(seen: _Seen, crop: Mask, box: Box) -> None:
         seen.note("thin-nucleus", area, box)
     if area == height * width:
         return
-    if ndimage.label(crop, _EVERYWHERE)[1] > 1:
+    if n_pieces > 1:
         seen.note("nucleus-in-pieces", area, box)
     outside = np.ones((height + 2, width + 2), bool)
     outside[1:-1, 1:-1] = ~crop
@@ -271,8 +267,10 @@ def _of_shapes(record: Record, file: Path, seen: _Seen) -> list[Finding]:
     return findings
 
 
-def _of_none(record: Record, file: Path, labels: Labels) -> list[Finding]:
-    return [] if (labels > 0).any() else [_finding(record, "no-nuclei", "no nucleus is marked", file)]
+def _of_extent(record: Record, file: Path, labels: Labels) -> list[Finding]:
+    if not labels.any():
+        return [_finding(record, "no-nuclei", "no nucleus is marked", file)]
+    return [_finding(record, "no-background", "every pixel is of a nucleus", file)] if labels.all() else []
 
 
 # Labels beside their image

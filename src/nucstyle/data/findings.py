@@ -42,8 +42,8 @@ KINDS: Mapping[str, Kind] = {
     "size-mismatch": Kind("error", "labels and image differ in size", "give each image its own labels, of its size"),
     "binary-labels": Kind(
         "error",
-        "labels with one number for all nuclei",
-        "give every nucleus a number of its own, or write yes in the column components of a manifest.csv",
+        "labels with one number, or one mask, for several nuclei",
+        "give every nucleus a number, or a mask, of its own, or write yes in the column components of a manifest.csv",
     ),
     "anti-aliased-labels": Kind(
         "error",

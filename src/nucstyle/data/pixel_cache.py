@@ -36,7 +36,7 @@ from nucstyle.data.formats.dsb2018 import mask_files
 
 CacheUse = bool | Literal["verify"]
 """Whether to use the cache; `verify` = only for files whose content is the same, whatever their stamp says."""
-KIND = "pixels-1"
+KIND = "pixels-2"
 """Count up when what is decoded of a file changes."""
 _HEADER = struct.Struct("<8s8sQQQQI4xI")
 """Magic, type, height, width, channels that are stored (0 = no such axis), times that one channel is repeated, checksums of the
