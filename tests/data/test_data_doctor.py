@@ -401,6 +401,37 @@ def names_that_differ_in_how_an_accent_is_stored(folder):
     return [folder / "images" / "0.png", folder / "images" / "1.png"]
 
 
+def unread_file(folder):
+    as_pairs(folder)
+    places = ("images/4.gif", "labels/4.npz", "labels/1.mat", "labels/2.geojson", "images/0_seg.npy")
+    for name in (*places, "images/notes.txt", "images/Thumbs.db", "labels/.hidden.gif", "labels/table.csv", "0.gif"):
+        (folder / name).write_bytes(b"")
+    (folder / "labels" / "old.gif").mkdir()
+    return [folder / name for name in places]
+
+
+def unread_file_of_a_mask_folder(folder):
+    as_dsb(folder)
+    files = [
+        folder / "n1" / "masks" / "1.npz",
+        folder / "n1" / "images" / "n1.gif",
+        folder / "n2" / "labels" / "n2.png",
+    ]
+    for file in files:
+        save(file.with_name("x.png"), draw(1)[1]).rename(file)
+    return files
+
+
+def unread_folder(folder):
+    as_pairs(folder)
+    for name in ("mask", "Label", "annotations"):
+        save(folder / name / "1.png", draw(1)[1])
+    (folder / "masks").mkdir()
+    (folder / "masks").rmdir()
+    (folder / "label").mkdir()  # nothing in it
+    return [folder / name for name in ("mask", "Label", "annotations")]
+
+
 def no_background_in_masks(folder):
     as_dsb(folder)
     shutil.rmtree(folder / "n1" / "masks")
@@ -457,6 +488,9 @@ CASES = {
     nucleus_in_pieces: "nucleus-in-pieces",
     no_background: "no-background",
     no_background_in_masks: "no-background",
+    unread_file: "unread-file",
+    unread_file_of_a_mask_folder: "unread-file",
+    unread_folder: "unread-labels",
     no_nuclei: "no-nuclei",
     no_nuclei_in_masks: "no-nuclei",
     file_name: "file-name",
@@ -538,6 +572,36 @@ def test_pieces_of_a_mask_are_no_fault_where_they_are_nuclei(tmp_path):
     binary_mask_in_a_folder(tmp_path)
     (record,) = [one for one in survey(tmp_path).records if one.id == "n1"]
     assert [one.kind for one in examine(replace(record, components=True)).findings] == ["nucleus-in-pieces"]
+
+
+@pytest.mark.parametrize("ending", ["_label", "_labels", "_mask", "_Masks"])
+def test_an_image_that_is_named_as_the_labels_of_another_is_told(tmp_path, ending):
+    for number in range(2):
+        image, labels = draw(number)
+        save(tmp_path / f"{number}.png", image)
+        save(tmp_path / f"{number}{ending}.png", labels)
+    save(tmp_path / f"lonely{ending}.png", draw(5)[0])
+    found = [one for one in diagnose(tmp_path) if one.kind == "unread-labels"]
+    assert [(one.files, one.ids) for one in found] == [
+        ((tmp_path / f"{number}{ending}.png",), (f"{number}{ending}",)) for number in range(2)
+    ]
+    assert found[0].says == "taken for an image, but named as if it were the labels of 0.png"
+
+
+@pytest.mark.parametrize("name", ["labels", "masks", "mask"])
+def test_a_folder_of_labels_among_images_is_told(tmp_path, name):
+    as_pairs(tmp_path)
+    shutil.move(tmp_path / "labels", tmp_path / "images" / name)
+    save(tmp_path / "labels" / "0.png", draw(0)[1])  # outside of what is asked about
+    found = [one for one in diagnose(tmp_path / "images") if one.kind != "not-annotated"]
+    assert [(one.kind, one.files) for one in found] == [("unread-labels", (tmp_path / "images" / name,))]
+
+
+def test_files_beside_those_that_a_manifest_or_a_pattern_names_are_left_out_on_purpose(tmp_path):
+    as_manifest(tmp_path)
+    save(tmp_path / "images" / "x.png", draw(9)[0]).rename(tmp_path / "images" / "x.gif")
+    assert diagnose(tmp_path) == []
+    assert [one.kind for one in diagnose(str(tmp_path / "images" / "*.png"))] == ["not-annotated"]
 
 
 def test_a_nucleus_of_number_255_alone_in_its_image_is_no_mask_of_foreground(tmp_path):

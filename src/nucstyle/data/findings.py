@@ -89,6 +89,14 @@ KINDS: Mapping[str, Kind] = {
         "remove specks; give pieces that are nuclei a number of their own",
     ),
     "no-background": Kind("warning", "labels without background", "give the background the number 0"),
+    "unread-file": Kind(
+        "warning", "files that nothing reads", "convert images and labels to PNG or TIFF, and move what is neither"
+    ),
+    "unread-labels": Kind(
+        "warning",
+        "labels where no layout has them",
+        "put label images into labels/ beside images/, each with the name of its image; or a mask a nucleus into ID/masks/",
+    ),
     "no-nuclei": Kind("note", "annotated, and no nucleus in it", "nothing, if there is none in the image"),
     "file-name": Kind("warning", "an id that cannot name a file", "rename the image: predict and augment refuse it"),
     "similar-names": Kind(
