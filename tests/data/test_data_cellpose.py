@@ -6,15 +6,18 @@ import io
 import os
 import pathlib
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.core.labels import components
 from nucstyle.data.dataset import load, open_dataset
 from nucstyle.data.formats import cellpose
 from nucstyle.data.label_files import read_nuclei
+from nucstyle.data.label_rules import MaskError
 from nucstyle.data.layouts import recognise
 from nucstyle.data.manifest import Record
 from nucstyle.data.pickled import read_pickled
@@ -113,13 +116,25 @@ def seg_record(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [None, 3, 4])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, ">u2", np.uint32, np.int64, bool])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, ">u2", np.uint32, np.int64])
 def test_the_masks_of_its_window_are_read_whatever_their_type(tmp_path, kind, protocol):
     masks = LABELS.astype(kind)
     save_window_file(tmp_path / "a_seg.npy", window_file(masks), protocol)
     labels = read_nuclei(seg_record(tmp_path), (2, 3))
     assert labels.dtype == torch.int32
     assert labels.tolist() == masks.astype(int).tolist()
+
+
+def test_a_mask_is_no_labels_in_what_its_window_saves_either(tmp_path, refusal):
+    for masks, reason in (
+        (LABELS > 0, "says of each pixel only whether it is of a nucleus"),
+        (np.array([[7, 0, 7], [0, 0, 0], [7, 0, 0]]), "has no numbers but 0 and 7, in 3 pieces"),
+    ):
+        save_window_file(tmp_path / "a_seg.npy", window_file(masks))
+        record = seg_record(tmp_path)
+        assert reason in refusal(MaskError, read_nuclei, record, masks.shape)
+        pieces = read_nuclei(replace(record, components=True), masks.shape)
+        assert torch.equal(pieces, components(torch.from_numpy(masks)))
 
 
 def test_masks_that_are_kept_column_by_column_are_not_turned(tmp_path):

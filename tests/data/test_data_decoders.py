@@ -46,10 +46,8 @@ def page(number):
 # Inks, and grey that is stored the other way round
 
 
-@pytest.mark.parametrize("kind", ["CMYK JPEG", "YCCK JPEG", "CMYK TIFF"])
-def test_inks_become_red_green_and_blue_and_black_ink_is_no_alpha(tmp_path, picture, kind):
+def write_inks(path, picture, kind):
     inks = Image.fromarray(picture).convert("CMYK")
-    path = tmp_path / "a.jpg"
     if kind == "CMYK JPEG":
         inks.save(path, quality=98, subsampling=0)
     elif kind == "YCCK JPEG":  # Adobe stores inks inverted
@@ -57,10 +55,18 @@ def test_inks_become_red_green_and_blue_and_black_ink_is_no_alpha(tmp_path, pict
         path.write_bytes(encoded)
     else:
         tifffile.imwrite(path, np.array(inks), photometric="separated")
+
+
+@pytest.mark.parametrize("kind", ["CMYK JPEG", "YCCK JPEG", "CMYK TIFF"])
+def test_inks_become_red_green_and_blue_and_black_ink_is_no_alpha(tmp_path, picture, kind):
+    path = tmp_path / "a.jpg"
+    write_inks(path, picture, kind)
     image, source = read_image(path)
     assert (source.dtype, source.channels) == ("uint8", 3)
     assert (image - unit(picture)).abs().mean() < 0.02
-    assert (read_mask(path) == (picture.max(axis=2) > picture.max() / 2)).mean() > 0.98
+    mask = picture.max(axis=2) > np.median(picture)
+    write_inks(path, np.repeat(mask[..., None], 3, axis=2).astype(np.uint8) * 255, kind)
+    assert (read_mask(path) == mask).mean() > 0.98
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, bool])
@@ -152,7 +158,8 @@ def test_labels_and_masks_are_turned_as_their_file_says(tmp_path, labels, suffix
     write_turned(tmp_path / f"a{suffix}", labels, 6)
     expected = np.rot90(labels, -1)
     np.testing.assert_array_equal(read_labels(tmp_path / f"a{suffix}").numpy(), expected)
-    np.testing.assert_array_equal(read_mask(tmp_path / f"a{suffix}"), expected > labels.max() / 2)
+    write_turned(tmp_path / f"a{suffix}", np.uint8(labels == 1), 6)
+    np.testing.assert_array_equal(read_mask(tmp_path / f"a{suffix}"), expected == 1)
 
 
 def test_sizes_are_compared_after_turning(tmp_path, refusal, picture, labels):
@@ -236,6 +243,7 @@ def test_a_tiff_of_pages_of_several_sizes_is_refused_unless_a_page_is_chosen(tmp
 
 
 def test_a_single_image_has_page_one_and_no_other_but_labels_beside_a_stack_may_be_single(tmp_path, refusal, labels):
+    labels = np.uint8(labels == 1)
     Image.fromarray(labels).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", labels)
     np.save(tmp_path / "a.npy", labels)

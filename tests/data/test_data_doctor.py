@@ -17,9 +17,12 @@ from PIL import Image
 from nucstyle.core.contours import trace
 from nucstyle.core.errors import DatasetError
 from nucstyle.core.rle import encode_counts, encode_dsb, runs_of
+from nucstyle.data.dataset import open_dataset
 from nucstyle.data.doctor import conclude, sort_findings, survey
 from nucstyle.data.examine import examine
 from nucstyle.data.findings import KINDS, SEVERITIES
+from nucstyle.data.label_files import read_nuclei
+from nucstyle.data.label_rules import MaskError
 from nucstyle.data.splits import dsb2018_split
 
 COUNT, SIZE, RADIUS, PITCH = 4, (96, 120), 6, 24
@@ -208,6 +211,43 @@ def binary_labels(folder):
 def binary_labels_of_ones(folder):
     as_pairs(folder)
     return edit_labels(folder, lambda labels: np.uint8(1) * (labels > 0))
+
+
+def binary_mask_in_a_folder(folder):
+    as_dsb(folder)
+    masks = folder / "n1" / "masks"
+    shutil.rmtree(masks)
+    return [save(masks / "1.png", np.uint8(255) * (draw(1)[1] > 0))]
+
+
+def binary_mask_among_others(folder):
+    as_dsb(folder)
+    labels = draw(1)[1]
+    for number in range(2, 6):
+        (folder / "n1" / "masks" / f"{number}.png").unlink()
+    return [save(folder / "n1" / "masks" / "2.png", np.uint8(255) * ((labels > 1) & (labels < 6)))]
+
+
+def inverted_masks(folder):
+    as_dsb(folder)
+    files = sorted((folder / "n1" / "masks").iterdir())
+    for file in files:
+        save(file, 255 - np.array(Image.open(file)))
+    return files
+
+
+def label_image_as_a_mask(folder):
+    as_dsb(folder)
+    shutil.rmtree(folder / "n1" / "masks")
+    return [save(folder / "n1" / "masks" / "n1.png", draw(1)[1])]
+
+
+def mask_of_a_kind_that_is_not_read(folder):
+    as_dsb(folder)
+    masks = folder / "n1" / "masks"
+    Image.open(masks / "1.png").save(masks / "1.gif")
+    (masks / "1.png").unlink()
+    return [masks]
 
 
 def anti_aliased_labels(folder):
@@ -404,6 +444,48 @@ def names_that_differ_in_how_an_accent_is_stored(folder):
     return [folder / "images" / "0.png", folder / "images" / "1.png"]
 
 
+def unread_file(folder):
+    as_pairs(folder)
+    places = ("images/4.gif", "labels/4.npz", "labels/1.mat", "labels/2.geojson", "images/0_seg.npy")
+    for name in (*places, "images/notes.txt", "images/Thumbs.db", "labels/.hidden.gif", "labels/table.csv", "0.gif"):
+        (folder / name).write_bytes(b"")
+    (folder / "labels" / "old.gif").mkdir()
+    return [folder / name for name in places]
+
+
+def unread_file_of_a_mask_folder(folder):
+    as_dsb(folder)
+    files = [
+        folder / "n1" / "masks" / "1.npz",
+        folder / "n1" / "images" / "n1.gif",
+        folder / "n2" / "labels" / "n2.png",
+    ]
+    for file in files:
+        save(file.with_name("x.png"), draw(1)[1]).rename(file)
+    return files
+
+
+def unread_folder(folder):
+    as_pairs(folder)
+    for name in ("mask", "Label", "annotations"):
+        save(folder / name / "1.png", draw(1)[1])
+    (folder / "masks").mkdir()
+    (folder / "masks").rmdir()
+    (folder / "label").mkdir()  # nothing in it
+    return [folder / name for name in ("mask", "Label", "annotations")]
+
+
+def no_background_in_masks(folder):
+    as_dsb(folder)
+    shutil.rmtree(folder / "n1" / "masks")
+    save(folder / "n1" / "images" / "n1.png", np.repeat(np.uint8([20, 200]), SIZE[1] // 2)[None].repeat(SIZE[0], 0))
+    for number in (0, 1):
+        half = np.zeros(SIZE, np.uint8)
+        half[:, number * SIZE[1] // 2 : (number + 1) * SIZE[1] // 2] = 255
+        save(folder / "n1" / "masks" / f"{number}.png", half)
+    return [folder / "n1" / "masks"]
+
+
 def not_annotated(folder):
     as_pairs(folder)
     shutil.rmtree(folder / "labels")
@@ -430,6 +512,11 @@ CASES = {
     nothing_to_train_on: "nothing-to-train-on",
     binary_labels: "binary-labels",
     binary_labels_of_ones: "binary-labels",
+    binary_mask_in_a_folder: "binary-labels",
+    binary_mask_among_others: "binary-labels",
+    inverted_masks: "unreadable-labels",
+    label_image_as_a_mask: "unreadable-labels",
+    mask_of_a_kind_that_is_not_read: "unreadable-labels",
     anti_aliased_labels: "anti-aliased-labels",
     swapped_labels: "swapped-labels",
     shifted_labels: "shifted-labels",
@@ -447,6 +534,10 @@ CASES = {
     nucleus_with_hole: "nucleus-with-hole",
     nucleus_in_pieces: "nucleus-in-pieces",
     no_background: "no-background",
+    no_background_in_masks: "no-background",
+    unread_file: "unread-file",
+    unread_file_of_a_mask_folder: "unread-file",
+    unread_folder: "unread-labels",
     no_nuclei: "no-nuclei",
     no_nuclei_in_masks: "no-nuclei",
     no_nuclei_in_a_table: "no-nuclei",
@@ -512,6 +603,53 @@ def test_pieces_of_one_number_are_no_fault_where_the_manifest_says_that_they_are
     as_manifest(tmp_path, components="- yes - -")
     edit_labels(tmp_path, lambda labels: np.uint8(255) * (labels > 0))
     assert diagnose(tmp_path) == []
+
+
+def test_what_the_doctor_calls_foreground_reading_refuses_where_it_is_the_only_nucleus(tmp_path, refusal):
+    """The same rule judges both; of several masks in a folder one may be in pieces, and is told."""
+    for number, make in enumerate((binary_labels, binary_labels_of_ones, binary_mask_in_a_folder)):
+        make(tmp_path / str(number))
+        (found,) = diagnose(tmp_path / str(number))
+        bad = next(one for one in open_dataset(tmp_path / str(number)).records if one.id == found.ids[0])
+        assert "--connected-components" in refusal(MaskError, read_nuclei, bad, SIZE)
+    binary_mask_among_others(tmp_path / "others")
+    assert open_dataset(tmp_path / "others")[1].labels.max() == draw(1)[1].max() - 3
+
+
+def test_pieces_of_a_mask_are_no_fault_where_they_are_nuclei(tmp_path):
+    binary_mask_in_a_folder(tmp_path)
+    (record,) = [one for one in survey(tmp_path).records if one.id == "n1"]
+    assert [one.kind for one in examine(replace(record, components=True)).findings] == ["nucleus-in-pieces"]
+
+
+@pytest.mark.parametrize("ending", ["_label", "_labels", "_mask", "_Masks"])
+def test_an_image_that_is_named_as_the_labels_of_another_is_told(tmp_path, ending):
+    for number in range(2):
+        image, labels = draw(number)
+        save(tmp_path / f"{number}.png", image)
+        save(tmp_path / f"{number}{ending}.png", labels)
+    save(tmp_path / f"lonely{ending}.png", draw(5)[0])
+    found = [one for one in diagnose(tmp_path) if one.kind == "unread-labels"]
+    assert [(one.files, one.ids) for one in found] == [
+        ((tmp_path / f"{number}{ending}.png",), (f"{number}{ending}",)) for number in range(2)
+    ]
+    assert found[0].says == "taken for an image, but named as if it were the labels of 0.png"
+
+
+@pytest.mark.parametrize("name", ["labels", "masks", "mask"])
+def test_a_folder_of_labels_among_images_is_told(tmp_path, name):
+    as_pairs(tmp_path)
+    shutil.move(tmp_path / "labels", tmp_path / "images" / name)
+    save(tmp_path / "labels" / "0.png", draw(0)[1])  # outside of what is asked about
+    found = [one for one in diagnose(tmp_path / "images") if one.kind != "not-annotated"]
+    assert [(one.kind, one.files) for one in found] == [("unread-labels", (tmp_path / "images" / name,))]
+
+
+def test_files_beside_those_that_a_manifest_or_a_pattern_names_are_left_out_on_purpose(tmp_path):
+    as_manifest(tmp_path)
+    save(tmp_path / "images" / "x.png", draw(9)[0]).rename(tmp_path / "images" / "x.gif")
+    assert diagnose(tmp_path) == []
+    assert [one.kind for one in diagnose(str(tmp_path / "images" / "*.png"))] == ["not-annotated"]
 
 
 def test_a_nucleus_of_number_255_alone_in_its_image_is_no_mask_of_foreground(tmp_path):

@@ -15,8 +15,9 @@ from nucstyle.core.labels import count
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import ReadOptions, SizeError
 from nucstyle.data.image_io import read_labels
+from nucstyle.data.label_files import read_nuclei
 from nucstyle.data.label_rules import MaskError, SmoothedError
-from nucstyle.data.manifest import read_manifest, write_manifest
+from nucstyle.data.manifest import Record, read_manifest, write_manifest
 from nucstyle.metrics.dsb import dsb_score
 
 PIECES = ReadOptions(connected_components=True)
@@ -145,6 +146,74 @@ def test_a_nucleus_in_pieces_is_one(save, number):
     array = np.zeros((20, 30), np.uint8)
     array[5:9, 5:9] = array[15:18, 5:9] = number
     assert count(read_labels(save(array))) == 1
+
+
+def squares(*sides, number=1):
+    """Squares side by side, all of one number: (40, 40 of each) uint8."""
+    parts = [np.zeros((40, 40), np.uint8) for _ in sides]
+    for part, side in zip(parts, sides, strict=True):
+        part[5 : 5 + side, 5 : 5 + side] = number
+    return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize("number", [1, 128, 254])
+def test_one_number_in_three_pieces_or_more_without_a_large_one_is_a_mask(save, tmp_path, refusal, number, suffix):
+    array = squares(6, 6, 5, number=number)
+    path = tmp_path / "a.png"
+    Image.fromarray(array).save(path) if suffix == ".png" else (path := save(array, suffix))
+    message = refusal(MaskError, read_labels, path)
+    assert f"has no numbers but 0 and {number}, in 3 pieces, but every nucleus needs a number of its own" in message
+    assert "use --connected-components" in message
+    assert torch.equal(read_labels(path, may_be_mask=True), torch.from_numpy(array.astype(np.int32)))
+    with_another = array.copy()
+    with_another[30, 30] = number + 1
+    Image.fromarray(with_another).save(tmp_path / "b.png")
+    assert count(read_labels(tmp_path / "b.png")) == 2  # among others, one in pieces is one
+
+
+def test_of_255_two_pieces_are_enough_to_be_a_mask(save, refusal):
+    assert "0 and 255, in 2 pieces" in refusal(MaskError, read_labels, save(squares(9, 3, number=255)))
+    assert count(read_labels(save(squares(9, 3, number=254)))) == 1
+
+
+@pytest.mark.parametrize("sides", [(9, 6, 6), (9, 3, 3, 2), (8, 8)], ids=str)
+def test_one_number_of_which_a_piece_has_half_or_of_two_pieces_is_a_nucleus(save, sides):
+    sides_px = [side * side for side in sides]
+    assert 2 * max(sides_px) >= sum(sides_px)
+    assert count(read_labels(save(squares(*sides)))) == 1
+
+
+def run_lengths(folder, array):
+    runs = np.flatnonzero(np.diff(np.pad(array.T.reshape(-1), 1))) + 1
+    words = " ".join(f"{start} {end - start}" for start, end in runs.reshape(-1, 2))
+    (folder / "labels.csv").write_text(f"ImageId,EncodedPixels\na,{words}\n")
+    return folder / "labels.csv"
+
+
+def folder_of_masks(folder, array):
+    (folder / "masks").mkdir(exist_ok=True)
+    Image.fromarray(array * 255).save(folder / "masks" / "1.png")
+    Image.fromarray(array * 0).save(folder / "masks" / "2.png")  # empty
+    return folder / "masks"
+
+
+@pytest.mark.parametrize("write", [run_lengths, folder_of_masks])
+def test_the_only_nucleus_of_a_file_that_draws_each_by_itself_is_judged_alike(tmp_path, refusal, write):
+    mask, nucleus = squares(6, 6, 5), squares(9, 6, 6)
+    record = Record(id="a", image=tmp_path / "a.png", labels=write(tmp_path, mask))
+    message = refusal(MaskError, read_nuclei, record, mask.shape)
+    assert "in 3 pieces, but every nucleus needs a number of its own; use --connected-components" in message
+    assert count(read_nuclei(replace(record, components=True), mask.shape)) == 3
+    write(tmp_path, nucleus)
+    assert count(read_nuclei(record, nucleus.shape)) == 1
+
+
+def test_one_of_several_masks_may_be_in_pieces(tmp_path):
+    folder = folder_of_masks(tmp_path, squares(6, 6, 5))
+    Image.fromarray(np.roll(squares(6, 6, 5), 12, axis=0) * 255).save(folder / "3.png")
+    record = Record(id="a", image=tmp_path / "a.png", labels=folder)
+    assert count(read_nuclei(record, (40, 120))) == 2
 
 
 def test_an_empty_or_full_mask_is_no_trouble(save):

@@ -1,9 +1,12 @@
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from nucstyle.core.errors import DatasetError, ImageError
+from nucstyle.data import image_io
 from nucstyle.data.dataset import list_images, open_dataset
 from nucstyle.data.formats import dsb2018, pairs
 from nucstyle.data.formats.dsb2018 import read_mask_folder
@@ -107,6 +110,126 @@ def test_a_damaged_mask_is_named(save, tmp_path, refusal):
     save("masks/a.png")
     save("masks/b.png").write_bytes(b"")
     assert str(tmp_path / "masks/b.png") in refusal(ImageError, read_mask_folder, tmp_path / "masks")
+
+
+def test_a_mask_of_a_kind_that_is_not_read_is_refused_and_not_left_out(save, tmp_path, refusal):
+    save("masks/1.png", mask("##.."))
+    for name in ("2.gif", "2.WEBP", "2.ppm"):
+        other = save(f"masks/{name}", mask("..##"))
+        message = refusal(ImageError, read_mask_folder, tmp_path / "masks")
+        assert message == f"{other}: masks of this kind are not read; convert it to PNG"
+        other.unlink()
+    for name in (".2.gif", "notes.md", "Thumbs.db"):  # hidden, or no picture
+        (tmp_path / "masks" / name).write_bytes(b"")
+    (tmp_path / "masks" / "old.gif").mkdir()
+    assert read_mask_folder(tmp_path / "masks").tolist() == [[1, 1, 0, 0]]
+
+
+# What is no mask of one nucleus
+
+
+@pytest.mark.parametrize("count", [2, 3, 14])
+@pytest.mark.parametrize("how", ["apart", "touching", "kept from a larger image"])
+def test_a_label_image_among_masks_is_refused(save, tmp_path, refusal, field, count, how):
+    labels = field(3, nuclei=count)[1].astype(np.uint16)
+    if how == "touching":
+        labels[20:76, 20:104] = np.repeat(np.arange(1, count + 1), 84 // count)
+    elif how != "apart":
+        labels[labels > 0] += 900
+    path = save("a/masks/a.png", labels)
+    message = refusal(ImageError, read_mask_folder, path.parent)
+    assert message.startswith(f"{path}: a label image where a folder has one mask a nucleus; ")
+
+
+def test_a_label_image_of_nuclei_of_a_few_pixels_is_one_as_well(save, tmp_path, refusal):
+    labels = np.zeros((40, 40), np.uint8)
+    labels[2:38:6, 2:38:6] = np.arange(1, 37).reshape(6, 6)
+    labels[3:38:6] += labels[2:38:6]
+    labels[:, 3:38:6] += labels[:, 2:38:6]
+    labels[:, 4:38:6] += labels[:, 3:38:6]
+    save("masks/1.png", labels)  # 2 x 3 pixels each
+    assert "a label image where a folder has" in refusal(ImageError, read_mask_folder, tmp_path / "masks")
+
+
+def smoothed(array, how):
+    image = Image.fromarray(array)
+    height, width = array.shape
+    kind, _, number = how.partition(" ")
+    if kind == "jpeg":
+        file = BytesIO()
+        image.save(file, "JPEG", quality=int(number))
+        return np.array(Image.open(file))
+    if kind == "blurred":
+        return np.array(image.filter(ImageFilter.GaussianBlur(float(number))))
+    if kind == "turned":
+        return np.array(image.rotate(17, Image.Resampling.BICUBIC))
+    factor = float(number)
+    way = Image.Resampling.LANCZOS if kind == "sharp" else Image.Resampling.BILINEAR
+    small = np.array(image.resize((round(width * factor), round(height * factor)), way))
+    return np.kron(small, np.ones((3, 3), np.uint8)) if kind == "coarse" else small
+
+
+@pytest.mark.parametrize("radius", [2, 5, 12, 30])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(f"jpeg {quality}" for quality in (10, 40, 75, 95)),
+        *("blurred 1", "blurred 3", "turned", "resized 0.5", "resized 0.67", "resized 3", "sharp 1.5", "coarse 0.5"),
+    ],
+)
+def test_masks_of_a_nucleus_that_were_smoothed_or_once_were_jpeg_are_read(save, tmp_path, radius, how):
+    ys, xs = np.mgrid[:96, :112]
+    for nucleus in ((ys - 40) ** 2 + (xs - 51) ** 2 <= radius**2, np.maximum(abs(ys - 40), abs(xs - 51)) <= radius):
+        array = smoothed(nucleus.astype(np.uint8) * 255, how)
+        assert len(np.unique(array)) > 2
+        save("masks/1.png", array)
+        assert np.array_equal(read_mask_folder(tmp_path / "masks") > 0, array > array.max() // 2)
+
+
+def test_specks_beside_a_mask_do_not_make_it_a_label_image(save, tmp_path):
+    array = np.zeros((20, 20), np.uint8)
+    array[3:9, 3:9], array[15, 15:18] = 255, 3
+    save("masks/1.png", array)
+    assert np.array_equal(read_mask_folder(tmp_path / "masks") > 0, array == 255)
+
+
+def test_a_mask_of_two_numbers_is_not_looked_at_twice(save, tmp_path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(image_io, "check_one_nucleus", lambda *given: looked_at.append(given))
+    monkeypatch.setattr(image_io, "check_upright", lambda *given: looked_at.append(given))
+    array = np.zeros((20, 20), np.uint8)
+    array[3:9, 3:9] = 255
+    save("masks/1.png", array)
+    read_mask_folder(tmp_path / "masks")
+    assert looked_at == []
+    array[15, 15] = 3
+    save("masks/1.png", array)
+    read_mask_folder(tmp_path / "masks")
+    assert len(looked_at) == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_an_inverted_mask_is_refused(save, tmp_path, refusal, suffix):
+    array = np.full((30, 40), 255, np.uint8)
+    array[5:9, 5:9] = 0
+    path = save(f"masks/1{suffix}", array)
+    message = refusal(ImageError, read_mask_folder, path.parent)
+    assert (
+        message == f"{path}: all is nucleus but 16 pixels amid the field: the mask is inverted; make the nucleus bright"
+    )
+
+
+@pytest.mark.parametrize("what", ["all", "all but a corner", "a hole of a pixel or four", "a ring in the field"])
+def test_a_nucleus_that_fills_a_small_crop_is_no_inverted_mask(save, tmp_path, what):
+    array = np.full((30, 40), 255, np.uint8)
+    if what == "all but a corner":
+        array[:12, :12] = 0
+    elif what == "a hole of a pixel or four":
+        array[4:6, 4:6] = 0
+    elif what == "a ring in the field":
+        array[10:20, 10:20] = array[:, 0] = 0
+    save("masks/1.png", array)
+    assert np.array_equal(read_mask_folder(tmp_path / "masks"), array // 255)
 
 
 # Pairs

@@ -97,7 +97,9 @@ def test_pages_and_pieces_are_read_as_every_verb_reads_them(run_verb, write_pair
     folder = write_pairs("data", fluorescence=2, stained=0)
     for file in (folder / "labels").iterdir():
         Image.fromarray(np.where(np.array(Image.open(file)) > 0, 255, 0).astype(np.uint8)).save(file)
-    assert "labels with one number for all nuclei (2; binary-labels)" in run_verb("check", "data").output
+    assert (
+        "labels with one number, or one mask, for several nuclei (2; binary-labels)" in run_verb("check", "data").output
+    )
     assert run_verb("check", "data", "--connected-components").exit_code == 0
     assert "unreadable-image" in run_verb("check", "data", "--connected-components", "--max-pixels", "100").output
 

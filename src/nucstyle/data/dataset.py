@@ -23,7 +23,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import pairs
 from nucstyle.data.image_io import Array, image_of, read_pixels
 from nucstyle.data.label_files import read_nuclei
-from nucstyle.data.layouts import MANIFEST, READABLE, check_readable, folder_of, recognise, survey_as
+from nucstyle.data.layouts import MANIFEST, NAMED, READABLE, check_readable, folder_of, recognise, survey_as
 from nucstyle.data.manifest import Misfit, Record, check_unique, listed, survey_manifest
 from nucstyle.data.pixel_cache import NO_PIXELS, CacheUse, PixelCache, pixel_cache
 from nucstyle.data.splits import with_known_split
@@ -300,7 +300,7 @@ class Listing:
     """What a data set was taken for, and what it is made of."""
 
     layout: str
-    """One of `layouts.READABLE`, or `images` where files are named one by one."""
+    """One of `layouts.READABLE`, or `layouts.NAMED`."""
     reason: str
     """What speaks for the layout, in words."""
     records: list[Record]
@@ -335,7 +335,7 @@ def list_images(path: Path, format: str | None = None) -> Listing:  # noqa: A002
 
 
 def _named(files: Iterable[Path]) -> Listing:
-    return Listing("images", "files named one by one", *pairs.survey_files(files))
+    return Listing(NAMED, "files named one by one", *pairs.survey_files(files))
 
 
 def require_labels(dataset: Dataset, purpose: str) -> None:

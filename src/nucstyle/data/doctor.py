@@ -20,6 +20,7 @@ from nucstyle.data.fields import Fields, Floats, find_fields
 from nucstyle.data.findings import KINDS, SEVERITIES, Finding
 from nucstyle.data.manifest import Misfit, Record, check_file_names, file_name
 from nucstyle.data.splits import dsb2018_split, with_known_split
+from nucstyle.data.unread import unread
 
 _BETTER = 0.2
 """Labels that fit another image by so much more (a correlation) than their own are taken for that one's."""
@@ -63,8 +64,9 @@ def survey(
     records = list(_present(listing.records, misfits))
     if not records and not misfits:
         open_dataset(path, format=format)  # says what is expected
-    findings = tuple(Finding(kind=one.kind, says=one.message, files=one.files) for one in misfits)
-    return Survey(listing.layout, listing.reason, tuple(with_known_split(in_pieces(records, reading))), findings)
+    findings = [Finding(kind=one.kind, says=one.message, files=one.files) for one in misfits]
+    findings += unread(path, listing.layout, records, {file for one in misfits for file in one.files})
+    return Survey(listing.layout, listing.reason, tuple(with_known_split(in_pieces(records, reading))), tuple(findings))
 
 
 def _present(records: Iterable[Record], misfits: list[Misfit]) -> Iterator[Record]:

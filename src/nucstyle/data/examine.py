@@ -9,19 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
 from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import ImageError
-from nucstyle.core.labels import components
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.fields import Outline, outline
 from nucstyle.data.findings import Box, Finding
 from nucstyle.data.formats import dsb2018
 from nucstyle.data.image_io import Array, read_mask, read_pixels, to_unit
 from nucstyle.data.label_files import nuclei_as_stored
-from nucstyle.data.label_rules import MaskError, SmoothedError
+from nucstyle.data.label_rules import MaskError, SmoothedError, are_nuclei
 from nucstyle.data.manifest import Record
 from nucstyle.data.overlaps import LostError
 
@@ -37,8 +35,6 @@ _FURTHEST_PX, _NEAREST_PX = 32, 5
 """Displacements that are looked for; no training or validation image of DSB 2018 is displaced by more than 2 px."""
 _GAIN, _LEAST_FIT = 1.25, 0.3
 """Displaced labels fit so many times better than in place, and so well at least (a correlation)."""
-_MANY_PIECES = 3
-"""One number in so many pieces is that of foreground, whatever it is."""
 _REFUSALS: Mapping[type[ImageError], str] = {
     MaskError: "binary-labels",
     SmoothedError: "anti-aliased-labels",
@@ -142,8 +138,9 @@ def _labels(record: Record, size: tuple[int, int], reading: ReadOptions) -> tupl
     labels: Labels = stored.labels.numpy()
     if labels.shape != size:
         return None, [_other_size(record, record.labels, labels.shape, size)]
-    findings = _of_map(record, record.labels, labels) + _of_drawn(record, record.labels, stored)
-    return labels, findings or _of_none(record, record.labels, labels)
+    drawn = _of_drawn(record, record.labels, stored)
+    # That there is no nucleus is no news where all were lost.
+    return labels, drawn if drawn and not labels.any() else _of_map(record, record.labels, labels) + drawn
 
 
 def _other_size(record: Record, file: Path, found: Sequence[int], size: Sequence[int]) -> Finding:
@@ -161,6 +158,7 @@ def _of_folder(
     labels, overlap = np.zeros(size, np.int32), np.zeros(size, bool)
     seen = _Seen()
     unread: list[Finding] = []
+    several: list[Finding] = []
     empty: list[Path] = []
     covered: list[Path] = []
     for number, file in enumerate(dsb2018.mask_files(folder), start=1):
@@ -180,14 +178,19 @@ def _of_folder(
             if taken[crop].all():
                 covered.append(file)
             labels[part][crop & ~taken] = number
-            _note_shape(seen, crop, box)
-    findings = unread + _of_shapes(record, folder, seen) + _of_overlap(record, folder, overlap, "masks")
+            pieces_px = _pieces_px(crop)
+            if not record.components and are_nuclei(len(pieces_px), max(pieces_px), sum(pieces_px)):
+                says = f"in {len(pieces_px)} pieces, none of which has half of its pixels"
+                several.append(_finding(record, "binary-labels", says, file, box=box))
+            else:
+                _note_shape(seen, crop, box, len(pieces_px))
+    findings = unread + several + _of_shapes(record, folder, seen) + _of_overlap(record, folder, overlap, "masks")
     findings += _of_lost(record, covered, n_covered=len(covered))
     # One empty mask alone is how the layout says that an image shows no nucleus.
     if empty and (len(empty) > 1 or labels.any()):
         says = f"{_of(len(empty), 'mask is', 'masks are')} empty"
         findings.append(_finding(record, "empty-mask", says, *empty, count=len(empty)))
-    return labels, findings if unread else findings + _of_none(record, folder, labels)
+    return labels, findings if unread else findings + _of_extent(record, folder, labels)
 
 
 def _of_overlap(record: Record, file: Path, overlap: Mask, what: str) -> list[Finding]:
@@ -242,24 +245,10 @@ def _of_drawn(record: Record, file: Path, drawn: Drawn) -> list[Finding]:
 
 
 def _of_map(record: Record, file: Path, labels: Labels) -> list[Finding]:
-    if not record.components and (says := _binary(labels)):
-        return [_finding(record, "binary-labels", says, file)]
     seen = _Seen()
     for number, crop, box in _objects(labels):
-        _note_shape(seen, crop == number, box)
-    findings = _of_shapes(record, file, seen)
-    if labels.size and (labels > 0).all():
-        findings.append(_finding(record, "no-background", "no pixel has the number 0", file))
-    return findings
-
-
-def _binary(labels: Labels) -> str | None:
-    """Why the labels look like a mask of foreground in spite of its number; one nucleus may be in two pieces."""
-    numbers = np.unique(labels[labels > 0])
-    n_pieces = int(components(torch.from_numpy(labels)).max()) if len(numbers) == 1 else 0
-    if n_pieces < _MANY_PIECES:
-        return None
-    return f"all pixels that are not 0 have the number {numbers[0]}, in {n_pieces} pieces"
+        _note_shape(seen, crop == number, box, len(_pieces_px(crop == number)))
+    return _of_shapes(record, file, seen) + _of_extent(record, file, labels)
 
 
 def _objects(labels: Labels) -> Iterator[tuple[int, Labels, Box]]:
@@ -270,7 +259,15 @@ def _objects(labels: Labels) -> Iterator[tuple[int, Labels, Box]]:
         yield int(number), labels[part], _corners(part)
 
 
-def _note_shape(seen: _Seen, crop: Mask, box: Box) -> None:
+def _pieces_px(crop: Mask) -> list[int]:
+    """The pixels of each piece of one nucleus, given in its box."""
+    if crop.all():
+        return [crop.size]
+    pieces, _ = ndimage.label(crop, _EVERYWHERE)
+    return [int(area) for area in np.bincount(pieces[crop])[1:]]
+
+
+def _note_shape(seen: _Seen, crop: Mask, box: Box, n_pieces: int) -> None:
     """Count what is odd about one nucleus, given in its box."""
     height, width = crop.shape
     area = int(crop.sum())
@@ -278,7 +275,7 @@ def _note_shape(seen: _Seen, crop: Mask, box: Box) -> None:
         seen.note("thin-nucleus", area, box)
     if area == height * width:
         return
-    if ndimage.label(crop, _EVERYWHERE)[1] > 1:
+    if n_pieces > 1:
         seen.note("nucleus-in-pieces", area, box)
     outside = np.ones((height + 2, width + 2), bool)
     outside[1:-1, 1:-1] = ~crop
@@ -302,8 +299,10 @@ def _of_shapes(record: Record, file: Path, seen: _Seen) -> list[Finding]:
     return findings
 
 
-def _of_none(record: Record, file: Path, labels: Labels) -> list[Finding]:
-    return [] if (labels > 0).any() else [_finding(record, "no-nuclei", "no nucleus is marked", file)]
+def _of_extent(record: Record, file: Path, labels: Labels) -> list[Finding]:
+    if not labels.any():
+        return [_finding(record, "no-nuclei", "no nucleus is marked", file)]
+    return [_finding(record, "no-background", "every pixel is of a nucleus", file)] if labels.all() else []
 
 
 # Labels beside their image

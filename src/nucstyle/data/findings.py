@@ -42,8 +42,8 @@ KINDS: Mapping[str, Kind] = {
     "size-mismatch": Kind("error", "labels and image differ in size", "give each image its own labels, of its size"),
     "binary-labels": Kind(
         "error",
-        "labels with one number for all nuclei",
-        "give every nucleus a number of its own, or write yes in the column components of a manifest.csv",
+        "labels with one number, or one mask, for several nuclei",
+        "give every nucleus a number, or a mask, of its own, or write yes in the column components of a manifest.csv",
     ),
     "anti-aliased-labels": Kind(
         "error",
@@ -101,6 +101,14 @@ KINDS: Mapping[str, Kind] = {
         "remove specks; give pieces that are nuclei a number of their own",
     ),
     "no-background": Kind("warning", "labels without background", "give the background the number 0"),
+    "unread-file": Kind(
+        "warning", "files that nothing reads", "convert images and labels to PNG or TIFF, and move what is neither"
+    ),
+    "unread-labels": Kind(
+        "warning",
+        "labels where no layout has them",
+        "put label images into labels/ beside images/, each with the name of its image; or a mask a nucleus into ID/masks/",
+    ),
     "no-nuclei": Kind("note", "annotated, and no nucleus in it", "nothing, if there is none in the image"),
     "file-name": Kind("warning", "an id that cannot name a file", "rename the image: predict and augment refuse it"),
     "similar-names": Kind(

@@ -23,10 +23,47 @@ from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
 from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, png, raster, tiff
 from nucstyle.data.decoders import Array as Array
-from nucstyle.data.label_rules import as_labels
+from nucstyle.data.label_rules import as_labels, check_one_nucleus, check_upright
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 """What is taken for an image by its name; see `is_image_name`."""
+_UNREAD_PICTURES = (
+    *(
+        ".gif",
+        ".webp",
+        ".jp2",
+        ".j2k",
+        ".j2c",
+        ".jpx",
+        ".jpf",
+        ".jxl",
+        ".jxr",
+        ".jpe",
+        ".jfif",
+        ".avif",
+        ".heic",
+        ".heif",
+    ),
+    *(
+        ".tga",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".pam",
+        ".pcx",
+        ".dib",
+        ".ico",
+        ".apng",
+        ".psd",
+        ".xcf",
+        ".svg",
+        ".exr",
+        ".hdr",
+    ),
+    *(".dcm", ".czi", ".nd2", ".lif", ".lsm", ".vsi", ".svs", ".ndpi", ".scn", ".mrxs"),
+)
+"""Names of pictures of kinds that are not read."""
 _NO_IMAGES = ("_seg.npy",)
 """What Cellpose saves beside an image, and is no image."""
 _BAND_PX = 1 << 20
@@ -38,6 +75,11 @@ def is_image_name(name: str) -> bool:
     """Whether a file of that name is taken for an image when a folder is listed."""
     small = name.lower()
     return small.endswith(IMAGE_SUFFIXES) and not small.endswith(_NO_IMAGES)
+
+
+def is_unread_picture(name: str) -> bool:
+    """Whether a file of that name is a picture of a kind that is not read."""
+    return name.lower().endswith(_UNREAD_PICTURES)
 
 
 def read_image(path: Path, reading: ReadOptions = DEFAULT) -> tuple[Tensor, Source]:
@@ -293,7 +335,11 @@ def read_labels(path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool
 
 
 def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:
-    """Read the binary mask of one nucleus: (H, W) bool, true above half of its greatest number, be that 1 or 255."""
+    """Read the binary mask of one nucleus: (H, W) bool, true above half of its greatest number, be that 1 or 255.
+
+    Raises:
+        ImageError: As `covered_pixels`.
+    """
     size, covered = covered_pixels(path, reading)
     mask = np.zeros(size, bool)
     mask.reshape(-1)[covered] = True
@@ -305,6 +351,9 @@ def covered_pixels(path: Path, reading: ReadOptions = DEFAULT) -> tuple[tuple[in
 
     Returns:
         (height, width), and the numbers of the pixels that `read_mask` gives as true, counted along the rows.
+
+    Raises:
+        ImageError: Not an image, damaged, a label image, or an inverted mask.
     """
     array = _flat_grey(path, reading)
     if array is None:
@@ -320,7 +369,13 @@ def covered_pixels(path: Path, reading: ReadOptions = DEFAULT) -> tuple[tuple[in
     half = top / 2 if grey.dtype.kind == "f" else int(top) // 2
     rows = (tops > half).nonzero()[0]
     part = grey[rows[0] : rows[-1] + 1]
-    return size, np.flatnonzero(part > half) + rows[0] * size[1]
+    covered = np.flatnonzero(part == top)
+    if np.count_nonzero(part) != len(covered) or np.count_nonzero(tops) != len(rows):  # more than 0 and another number
+        check_one_nucleus(grey, path)
+        covered = np.flatnonzero(part > half)
+    if 2 * len(covered) > grey.size:
+        check_upright(grey > half, path)
+    return size, covered + rows[0] * size[1]
 
 
 def _flat_grey(path: Path, reading: ReadOptions) -> Array | None:

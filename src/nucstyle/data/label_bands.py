@@ -19,7 +19,7 @@ from nucstyle.core.errors import ImageError
 from nucstyle.core.spans import Corners, Measures, Spans, joined, measure, merged, painted, pieces, spans_of
 from nucstyle.data.decoders import DEFAULT, Array, ReadOptions, Wanted, tiff
 from nucstyle.data.image_io import is_tiff, label_type, read_labels, refusing, tiff_size
-from nucstyle.data.label_rules import Counts, Labels, Numbers, as_numbers, check_numbers, touches
+from nucstyle.data.label_rules import Counts, Labels, Numbers, Pieces, as_numbers, check_numbers, touches
 from nucstyle.data.weights import replace_durably
 
 ROWS = 512
@@ -150,13 +150,18 @@ class BandedNuclei:
     def _told(self) -> Numbers:
         return Numbers(self.measures.number, self.measures.area_px, self._touching, self._pieces)
 
-    def _pieces(self) -> Counts:
+    def _pieces(self) -> Pieces:
         counts: Counts = np.zeros(len(self), np.int64)
+        largest: Counts = np.zeros(len(self), np.int64)
         for spans in self.finished():
             grouped = spans.by_number()
-            firsts = np.unique(pieces(grouped, "joined"), return_index=True)[1]
-            counts += np.bincount(grouped.number[firsts] - 1, minlength=len(self))
-        return counts
+            piece = pieces(grouped, "joined")
+            areas: Counts = np.zeros(int(piece.max(initial=-1)) + 1, np.int64)
+            np.add.at(areas, piece, grouped.end - grouped.first)
+            places = grouped.number[np.unique(piece, return_index=True)[1]] - 1
+            counts += np.bincount(places, minlength=len(self))
+            np.maximum.at(largest, places, areas)
+        return Pieces(counts, largest)
 
     def _touching(self) -> Counts:
         """Pixels at whose side another number is; the last row of a band waits for the first of the next."""

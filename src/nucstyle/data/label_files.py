@@ -14,6 +14,7 @@ from nucstyle.core.labels import components
 from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import cellpose, coco, dsb2018, geojson, imagej, rle
 from nucstyle.data.image_io import read_labels
+from nucstyle.data.label_rules import check_drawn
 from nucstyle.data.manifest import Record
 
 
@@ -91,10 +92,15 @@ def nuclei_as_stored(record: Record, size: tuple[int, int], reading: ReadOptions
     path = record.labels
     if path is None:
         return None
+    reader = next((one for ending, one in _READERS.items() if path.name.lower().endswith(ending)), None)
     if path.is_dir():
         stored = Drawn(dsb2018.read_mask_folder(path, reading))
-    elif reader := next((one for ending, one in _READERS.items() if path.name.lower().endswith(ending)), None):
+    elif reader:
         stored = reader(path, record, size)
     else:
         stored = Drawn(read_labels(path, reading, may_be_mask=record.components))
-    return replace(stored, labels=components(stored.labels)) if record.components else stored
+    if record.components:
+        return replace(stored, labels=components(stored.labels))
+    if path.is_dir() or reader:  # a label image was judged by more
+        check_drawn(stored.labels.numpy(), path)
+    return stored

@@ -32,6 +32,8 @@ from nucstyle.data.manifest import Misfit, Record
 _LABELS = ("labels", "masks")
 MANIFEST = "manifest"
 """The layout that is a `manifest.csv`, which says everything itself."""
+NAMED = "images"
+"""What is no layout: files that are named one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

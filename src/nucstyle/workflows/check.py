@@ -20,7 +20,7 @@ from nucstyle.core.sample import Sample
 from nucstyle.core.threads import for_each
 from nucstyle.data.dataset import Dataset, load
 from nucstyle.data.decoders import DEFAULT, ReadOptions
-from nucstyle.data.doctor import Survey, conclude, joined_fields, survey
+from nucstyle.data.doctor import Survey, conclude, joined_fields, sort_findings, survey
 from nucstyle.data.examine import Examined, examine
 from nucstyle.data.fields import Fields
 from nucstyle.data.findings import KINDS, Box, Finding
@@ -133,7 +133,7 @@ def check(
     look = partial(examine, reading=reading)
     images = list(for_each(look, dataset.records, stage="look at images", unit="image", progress=progress))
     found, fields = conclude(images)
-    checkup = Checkup(surveyed, tuple(images), (*surveyed.findings, *found), fields)
+    checkup = Checkup(surveyed, tuple(images), tuple(sort_findings([*surveyed.findings, *found])), fields)
     if out is not None:
         config = {"verb": "check", "data": data_fingerprint(dataset), **reading.to_table()}
         with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:

@@ -70,8 +70,16 @@ def listed_images(folder: Path) -> list[Path]:
     Raises:
         OSError: It cannot be listed.
     """
-    names = sorted(os.listdir(folder))  # as text: comparing paths takes longer than reading some masks
-    return [folder / name for name in names if is_image_name(name) and not name.startswith(".")]
+    return listed_files(folder)[0]
+
+
+def listed_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """As `listed_images`, and all else in the folder that is not hidden."""
+    # Sorted as text: comparing paths takes longer than reading some masks.
+    names = [name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    images = [folder / name for name in names if is_image_name(name)]
+    others = [] if len(images) == len(names) else [folder / name for name in names if not is_image_name(name)]
+    return images, others
 
 
 def ids_of(images: Sequence[Path], root: Path) -> list[str]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from nucstyle.core.drawn import Drawn
 from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.data.formats import SPLIT_FOLDERS, UNANNOTATED, Written, ids_of, image_files
 from nucstyle.data.image_io import Array, write_labels, write_pixels
+from nucstyle.data.label_rules import as_labels
 from nucstyle.data.manifest import Record
 from nucstyle.data.pickled import PickledArray, read_pickled
 
@@ -111,7 +111,4 @@ def read_nuclei(path: Path, record: Record, size: tuple[int, int]) -> Drawn:
         what = "none" if labels is None else f"of shape {labels.shape}"
         msg = f"{path}: Cellpose keeps masks (height, width) of integers, here are {what}; save the masks as TIFF"
         raise ImageError(msg)
-    if labels.size and (int(labels.min()) < 0 or int(labels.max()) > np.iinfo(np.int32).max):
-        msg = f"{path}: labels run from {labels.min()} to {labels.max()}; they must be 0 to 2147483647"
-        raise ImageError(msg)
-    return Drawn(torch.from_numpy(labels.astype(np.int32)))
+    return Drawn(torch.from_numpy(as_labels(labels, path, may_be_mask=record.components)))

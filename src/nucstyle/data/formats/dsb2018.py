@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nucstyle.core.errors import ImageError
 from nucstyle.data.decoders import DEFAULT, ReadOptions
-from nucstyle.data.formats import Written, image_files, listed_images
-from nucstyle.data.image_io import Array, covered_pixels, write_pixels
+from nucstyle.data.formats import Written, image_files, listed_files
+from nucstyle.data.image_io import Array, covered_pixels, is_unread_picture, write_pixels
 from nucstyle.data.manifest import Misfit, Record, listed
 
 
@@ -69,13 +69,17 @@ def mask_files(folder: Path) -> list[Path]:
     """The masks in a folder, in the order that gives them their numbers.
 
     Raises:
-        ImageError: There is none, or the folder cannot be read, or is gone.
+        ImageError: There is none, or one of a kind that is not read, or the folder cannot be read, or is gone.
     """
     try:
-        files = listed_images(folder)
+        files, others = listed_files(folder)
     except OSError as error:
         msg = f"{folder}: the masks cannot be listed ({error.strerror}); correct the path or its permissions"
         raise ImageError(msg) from None
+    for file in others:
+        if is_unread_picture(file.name) and file.is_file():
+            msg = f"{file}: masks of this kind are not read; convert it to PNG"
+            raise ImageError(msg)
     if not files:
         msg = f"{folder}: no masks in it; remove the folder if the image is not annotated"
         raise ImageError(msg)
