@@ -132,7 +132,7 @@ def survey(path: Path) -> tuple[list[Record], list[Misfit]]:
             image = _place(roots, entry.file_name)
             if image is None:
                 msg = f"{file}: {entry.file_name} is in none of {', '.join(map(str, roots))}; put the image there"
-                misfits.append(Misfit("missing-file", (roots[0] / entry.file_name,), msg))
+                misfits.append(Misfit("missing-file", (file,), msg))
             elif image in found:
                 msg = f"{found[image][0]} and {file}: both list {image}; keep one of them"
                 misfits.append(Misfit("duplicated-name", (found[image][0], file), msg))
