@@ -21,6 +21,7 @@ from nucstyle.metrics.translation import (
     edge_agreement,
     false_objects,
     lost_nuclei,
+    rings,
     separation,
     signed_separation,
 )
@@ -117,15 +118,16 @@ class Gate:
     def _with_masks(self, source: Tensor, made: Tensor, labels: Labels, signs: tuple[int, int] | None) -> Verdict:
         """What costs most comes last, and only where the rest is fine."""
         before, after, values = _grey(source), _grey(made), dict[str, float]()
-        own, new = signs or tuple(_sign(grey, labels) for grey in (before, after))
-        kept = signed_separation(after, labels, polarity=new)
+        around = rings(labels)
+        own, new = signs or tuple(_sign(grey, labels, around) for grey in (before, after))
+        kept = signed_separation(after, labels, polarity=new, around=around)
         if kept is not None:
             values["separation"] = kept
             if kept < self.config.min_separation:
-                was = signed_separation(before, labels, polarity=own)
+                was = signed_separation(before, labels, polarity=own, around=around)
                 if was is None or kept < min(self.config.min_separation, was - _MARGIN):
                     return Verdict(REASONS[0], values)
-        lost = lost_nuclei(before, after, labels, signs=(own, new))
+        lost = lost_nuclei(before, after, labels, signs=(own, new), around=around)
         if lost is not None:
             values["lost"] = lost
             if lost > self.config.max_lost:
@@ -151,8 +153,8 @@ def _grey(image: Tensor) -> Array:
     return values
 
 
-def _sign(grey: Array, labels: Labels) -> int:
-    return 1 if (separation(grey, labels) or 0.0) >= 0.5 else -1
+def _sign(grey: Array, labels: Labels, around: Labels) -> int:
+    return 1 if (separation(grey, labels, around) or 0.0) >= 0.5 else -1
 
 
 def _foreground(judge: Judge, image: Tensor, factor: int) -> npt.NDArray[np.bool_]:

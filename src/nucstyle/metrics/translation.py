@@ -35,7 +35,25 @@ FLAT = 1e-6
 # H, W = size of the image, N, M = images or crops, D = features
 
 
-def separation(grey: npt.NDArray[np.floating], labels: Labels) -> float | None:
+def rings(labels: Labels) -> Labels:
+    """What surrounds each nucleus, at the distances of `RING_PX`.
+
+    Args:
+        labels: (H, W) integers, 0 = background.
+
+    Returns:
+        (H, W), the number of the nucleus in whose ring a pixel lies, which is the nearest; 0 elsewhere.
+    """
+    if not labels.any():
+        return np.zeros_like(labels)
+    away, nearest = distance_transform_edt(labels == 0, return_indices=True)
+    is_around = (away > RING_PX[0]) & (away <= RING_PX[1])
+    found = np.zeros_like(labels)
+    found[is_around] = labels[tuple(nearest[:, is_around])]
+    return found
+
+
+def separation(grey: npt.NDArray[np.floating], labels: Labels, around: Labels | None = None) -> float | None:
     """Are nuclei brighter than what surrounds them?
 
     The area under the ROC curve of the grey values of nucleus pixels against those of the rings around the nuclei.
@@ -43,6 +61,7 @@ def separation(grey: npt.NDArray[np.floating], labels: Labels) -> float | None:
     Args:
         grey: (H, W) mean of R, G and B.
         labels: (H, W) integers, 0 = background.
+        around: Their `rings`; None = find them.
 
     Returns:
         In [0, 1]: 1 = every nucleus pixel is brighter than every ring pixel, 0.5 = no difference, 0 = all darker. None where
@@ -55,8 +74,7 @@ def separation(grey: npt.NDArray[np.floating], labels: Labels) -> float | None:
     nuclei = labels > 0
     if not nuclei.any() or nuclei.all():
         return None
-    away = distance_transform_edt(~nuclei)
-    ring = (away > RING_PX[0]) & (away <= RING_PX[1])
+    ring = (rings(labels) if around is None else around) > 0
     inside, outside = np.sort(grey[nuclei]), np.sort(grey[ring])
     if not len(outside):
         return None
@@ -65,20 +83,28 @@ def separation(grey: npt.NDArray[np.floating], labels: Labels) -> float | None:
     return float((darker + not_brighter) / (2 * len(inside) * len(outside)))
 
 
-def signed_separation(grey: npt.NDArray[np.floating], labels: Labels, *, polarity: int) -> float | None:
+def signed_separation(
+    grey: npt.NDArray[np.floating], labels: Labels, *, polarity: int, around: Labels | None = None
+) -> float | None:
     """`separation` in the direction that a modality should have: 1 = right and complete, 0 = complete and of the wrong sign.
 
     Args:
         grey: (H, W) mean of R, G and B.
         labels: (H, W) integers, 0 = background.
         polarity: 1 if nuclei should be brighter than the background, -1 if darker.
+        around: As for `separation`.
     """
-    value = separation(grey, labels)
+    value = separation(grey, labels, around)
     return value if value is None or polarity > 0 else 1 - value
 
 
 def lost_nuclei(
-    before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], labels: Labels, *, signs: tuple[int, int]
+    before: npt.NDArray[np.floating],
+    after: npt.NDArray[np.floating],
+    labels: Labels,
+    *,
+    signs: tuple[int, int],
+    around: Labels | None = None,
 ) -> float | None:
     """Share of nuclei that stood out from the ring around them and no longer do; `separation` hardly sees one of many.
 
@@ -90,6 +116,7 @@ def lost_nuclei(
         after: (H, W) of the restyled image.
         labels: (H, W) integers, 0 = background.
         signs: Of both: 1 if nuclei should be brighter than the background, -1 if darker.
+        around: As for `separation`.
 
     Returns:
         In [0, 1]; None where no nucleus stood out.
@@ -101,19 +128,20 @@ def lost_nuclei(
         _check_sizes(grey, labels)
     if not labels.any() or labels.all():
         return None
-    away, nearest = distance_transform_edt(labels == 0, return_indices=True)
-    owner = np.where((away > RING_PX[0]) & (away <= RING_PX[1]), labels[tuple(nearest)], 0)
-    stood, stands = (_stand_out(grey, labels, owner, sign) for grey, sign in ((before, signs[0]), (after, signs[1])))
+    inside, outside = labels.ravel(), (rings(labels) if around is None else around).ravel()
+    stood, stands = (
+        _stand_out(grey.ravel(), inside, outside, sign) for grey, sign in zip((before, after), signs, strict=True)
+    )
     return float((stood & ~stands).sum() / stood.sum()) if stood.any() else None
 
 
-def _stand_out(grey: npt.NDArray[np.floating], labels: Labels, owner: Labels, sign: int) -> Mask:
-    """Whether each label differs from its ring; false for numbers that are no nucleus, and for nuclei without a ring."""
+def _stand_out(grey: npt.NDArray[np.floating], labels: Labels, around: Labels, sign: int) -> Mask:
+    """(N,) pixels -> whether each label differs from its ring; false for numbers of no nucleus, and for nuclei without a ring."""
     count = int(labels.max()) + 1
     means = []
-    for where in (labels, owner):
-        pixels = np.bincount(where.ravel(), minlength=count)
-        sums = np.bincount(where.ravel(), weights=grey.ravel(), minlength=count)
+    for where in (labels, around):
+        pixels = np.bincount(where, minlength=count)
+        sums = np.bincount(where, weights=grey, minlength=count)
         means.append(np.divide(sums, pixels, out=np.full(count, np.nan), where=pixels > 0))
     contrast = sign * (means[0] - means[1])
     contrast[0] = np.nan
