@@ -362,6 +362,10 @@ def most_nuclei_lost(folder):
     return outlines(folder, lambda corners: [ring / 100 for ring in corners])
 
 
+def places_in_micrometres(folder):
+    return outlines(folder, lambda corners: [ring / 2 + (0, down) for ring in corners for down in (0, 6)])
+
+
 def all_outlines_twice(folder):
     return outlines(folder, lambda corners: corners * 2)
 
@@ -528,6 +532,7 @@ CASES = {
     empty_mask: "empty-mask",
     lost_nucleus: "lost-nucleus",
     the_only_nucleus_lost: "lost-nucleus",
+    places_in_micrometres: "one-corner",
     most_nuclei_lost: "most-nuclei-lost",
     all_outlines_twice: "most-nuclei-lost",
     thin_nucleus: "thin-nucleus",

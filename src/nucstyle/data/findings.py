@@ -86,6 +86,11 @@ KINDS: Mapping[str, Kind] = {
         "nuclei that get no pixel",
         "remove them: others cover them wholly, or they hold no centre of a pixel",
     ),
+    "one-corner": Kind(
+        "warning",
+        "all nuclei in the upper left of the image",
+        "give places in pixels, not in micrometres; nothing, if the rest of the image is empty",
+    ),
     "empty-mask": Kind("warning", "masks without a pixel", "remove the files"),
     "thin-nucleus": Kind(
         "warning", "nuclei of one pixel, or one pixel wide", "remove them if they are slips of the pen"
