@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
+from nucstyle.augment import style
 from nucstyle.augment.geometric import CropConfig, RandomCrop
 from nucstyle.augment.steps import Cut
 from nucstyle.augment.style import StyleTransfer
@@ -158,7 +160,9 @@ def test_pixels_that_are_no_numbers_are_refused_and_counted(transfer, value):
 def test_floats_outside_zero_to_one_are_refused_with_their_range(transfer, value):
     array = np.full((4, 4, 3), 0.5)
     array[0, 0, 0] = value
-    with pytest.raises(ImageError, match=r"float images must lie in \[0, 1\], got .*; divide by their range first"):
+    with pytest.raises(
+        ImageError, match=r"float images must lie in \[0, 1\], got .*; scale them to it, and normalise later"
+    ):
         transfer(p=0)(array, seed=0)
 
 
@@ -347,3 +351,57 @@ def test_a_crop_is_restyled_as_a_part_of_its_field_once(fake_translator, nuclei)
     transfer(nuclei, seed=2)
     assert len(watching.asked) == 1
     assert torch.equal(StyleTransfer(fake_translator, p=1.0, exclude_own=True)(crop, seed=0).image, restyled.image)
+
+
+# What is no style transfer, no seed and no image
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), np.int32(7), np.uint8(7)])
+def test_a_seed_of_numpy_is_a_seed(fake_translator, nuclei, seed):
+    augment = StyleTransfer(fake_translator, 1.0)
+    assert torch.equal(augment(nuclei.image, seed=seed), augment(nuclei.image, seed=7))
+
+
+def test_all_bits_of_a_seed_count_and_so_does_its_sign():
+    seeds = (5, -5, 5 + 2**32, 5 + 2**63, 5 + 2**70, 2**32 - 5)
+    firsts = {float(torch.rand((), generator=style._generator(seed), dtype=torch.float64)) for seed in seeds}
+    assert len(firsts) == len(seeds)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", torch.tensor(1.5), [1]])
+def test_what_is_no_whole_number_is_no_seed(fake_translator, nuclei, seed):
+    with pytest.raises(OptionError, match="seed is a whole number, got "):
+        StyleTransfer(fake_translator)(nuclei, seed=seed)
+
+
+def test_a_generator_of_numpy_is_refused(fake_translator, nuclei):
+    with pytest.raises(OptionError, match=r"generator is a torch\.Generator, got Generator; give one, or a seed"):
+        StyleTransfer(fake_translator)(nuclei, generator=np.random.default_rng(0))
+
+
+def test_masks_of_bits_are_never_restyled(fake_translator):
+    augment = StyleTransfer(fake_translator, 1.0)
+    for mask in (np.zeros((8, 8), bool), torch.zeros((1, 8, 8), dtype=torch.bool)):
+        with pytest.raises(ImageError, match="pixels of one bit are a mask, which must not change"):
+            augment(mask, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"model": "dsb2018"}, "model is a style model, got str; load one"),
+        ({"p": "half"}, "p is a probability in"),
+        ({"p": None}, "p is a probability in"),
+        ({"p": math.nan}, "p is a probability in"),
+        ({"targets": "stained"}, "targets are the names of modalities, one or more in a list, got 'stained'"),
+        ({"targets": 3}, "one or more in a list, got 3"),
+    ],
+)
+def test_arguments_of_another_type_are_named(fake_translator, wrong, says):
+    with pytest.raises(OptionError, match=says):
+        StyleTransfer(**{"model": fake_translator, **wrong})
+
+
+def test_an_integration_wants_the_augmentation_and_not_its_model(fake_translator):
+    with pytest.raises(OptionError, match=r"give nucstyle\.StyleTransfer\(model\)"):
+        style.check_augment(fake_translator)

@@ -60,7 +60,7 @@ def test_a_folder_that_holds_a_run_is_refused_with_the_two_ways_out(old, refusal
     message = refusal(RunFolderError, start, old)
     assert (
         message
-        == f"{old}: holds a train-style run; add --overwrite to replace it or, for a training, --resume to go on"
+        == f"{old}: holds a run of train-style; add --overwrite to replace it or, where the verb has it, --resume to go on"
     )
     assert snapshot(old) == before
 

@@ -490,7 +490,7 @@ def test_the_verb_says_where_the_data_set_is(tmp_path, monkeypatch, train_zip):
     assert "unpack stage1_train.zip" in result.stderr
     again = CliRunner().invoke(app, ["fetch", "dsb2018", "cells", "--from-dir", "stick"])
     assert again.exit_code == 2
-    assert again.stderr.startswith("nucstyle: cells: holds a fetch run; ")
+    assert again.stderr.startswith("nucstyle: cells: holds a run of fetch; ")
 
 
 def test_the_masks_are_as_published_in_the_layout_of_the_publisher(get, site, train_zip, field):

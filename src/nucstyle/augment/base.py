@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Generator
 
@@ -39,8 +39,11 @@ def check_choice(p: float, targets: Sequence[str] | None, known: Sequence[str]) 
     Raises:
         OptionError: p outside [0, 1], or an unknown modality, or none.
     """
-    if not 0 <= p <= 1:
-        msg = f"p is a probability in [0, 1], got {p}"
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        msg = f"p is a probability in [0, 1], got {p!r}"
+        raise OptionError(msg)
+    if isinstance(targets, str) or not isinstance(targets, Iterable | None):
+        msg = f"targets are the names of modalities, one or more in a list, got {targets!r}; known: {', '.join(known)}"
         raise OptionError(msg)
     unknown = [name for name in targets or () if name not in known]
     if unknown or (targets is not None and not targets):

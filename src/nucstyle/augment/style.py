@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from typing import Literal, TypeVar, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation, check_choice
 from nucstyle.augment.gate import ACCEPTED, GIVEN_UP, OUTCOMES, Gate, Verdict
+from nucstyle.core import rng
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import AttributeMode, PartTranslator, SignedTranslator, Translator
 from nucstyle.core.rng import chance, integer
@@ -45,7 +47,7 @@ class StyleTransfer(Augmentation):
             in this process: a worker counts for itself, from nothing where it is spawned.
 
     Raises:
-        OptionError: p outside [0, 1], an unknown target, `exemplar` without a picture, or something else for a gate.
+        OptionError: p outside [0, 1], an unknown target, `exemplar` without a picture, or something else for a model or gate.
     """
 
     def __init__(
@@ -58,6 +60,9 @@ class StyleTransfer(Augmentation):
         exclude_own: bool = False,
         gate: Literal["auto"] | Gate | None = "auto",
     ) -> None:
+        if not isinstance(model, Translator):
+            msg = f"model is a style model, got {type(model).__name__}; load one, for example nucstyle.load_style('dsb2018')"
+            raise OptionError(msg)
         check_choice(p, targets, model.modalities)
         if attributes not in ("per-domain", "normal", "exemplar"):
             msg = f"attributes are drawn per-domain, normal or exemplar, got {attributes!r}"
@@ -96,29 +101,32 @@ class StyleTransfer(Augmentation):
         Args:
             x: A `Sample`; an array (H, W) or (H, W, 3); a tensor (C, H, W) or (B, C, H, W) with C = 1 or 3, on any device.
                 Integers go by the intensity rule, floats lie in [0, 1]. Every image of a batch is drawn for by itself.
-            seed: The result depends on it and the input alone.
-            generator: A CPU generator to draw from instead.
+            seed: Any whole number; the result depends on it and the input alone.
+            generator: A CPU generator of torch to draw from instead.
 
         Returns:
             The same type, size, dtype and device, without gradient; the very object x where nothing was changed.
 
         Raises:
-            OptionError: Both seed and generator, or an input of another type.
-            ImageError: Another shape, not finite, or floats outside [0, 1].
+            OptionError: Both seed and generator, one of another type, or an input of another type.
+            ImageError: Another shape, bits, not finite, or floats outside [0, 1].
         """
         if seed is not None and generator is not None:
             msg = "seed and generator exclude each other; give one of them"
             raise OptionError(msg)
         if generator is None:
-            generator = torch.Generator()
-            generator.manual_seed(seed) if seed is not None else generator.seed()
+            generator = _generator(seed)
+        if not isinstance(generator, Generator):
+            msg = f"generator is a torch.Generator, got {type(generator).__name__}; give one, or a seed"
+            raise OptionError(msg)
         if isinstance(x, Sample):
             return self.augment(x, generator)
         if isinstance(x, Tensor):
             return self._tensor(x, generator)
         if not isinstance(x, np.ndarray):
-            msg = f"StyleTransfer takes a Sample, a NumPy array or a tensor, got {type(x).__name__}"
+            msg = f"StyleTransfer takes a Sample, a NumPy array or a tensor, got {type(x).__name__}; try numpy.asarray(image)"
             raise OptionError(msg)
+        _refuse_bits(x.dtype == np.bool_)
         sample = sample_of_array(x)
         restyled = self.augment(sample, generator)
         return x if restyled is sample else from_unit(restyled.image, cast("Source", sample.source))
@@ -133,6 +141,7 @@ class StyleTransfer(Augmentation):
         if x.ndim != 3 or x.shape[0] not in (1, 3):
             msg = f"a tensor of images is (C, H, W) or (B, C, H, W) with C = 1 or 3, got {tuple(x.shape)}"
             raise ImageError(msg)
+        _refuse_bits(x.dtype == torch.bool)
         pixels = (x.detach().float() if x.is_floating_point() else x).cpu().numpy()  # NumPy has no bfloat16
         sample = sample_of_array(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
         restyled = self.augment(sample, generator)
@@ -235,3 +244,46 @@ class StyleTransfer(Augmentation):
         if sample.modality in self.model.modalities:
             return self.model.modalities.index(sample.modality)
         return int(self.model.recognise(sample.field[None]))
+
+
+def check_augment(augment: StyleTransfer) -> StyleTransfer:
+    """What an integration is given, if it restyles images.
+
+    Raises:
+        OptionError: It is something else, for example the model alone.
+    """
+    if not callable(augment):
+        msg = f"augment restyles images, got {type(augment).__name__}; give nucstyle.StyleTransfer(model)"
+        raise OptionError(msg)
+    return augment
+
+
+def _generator(seed: int | None) -> Generator:
+    """A CPU generator of a seed, all of whose bits count; None = of no seed.
+
+    Raises:
+        OptionError: The seed is no whole number.
+    """
+    if seed is None:
+        generator = torch.Generator()
+        generator.seed()
+        return generator
+    try:
+        number = index(seed)
+    except TypeError:
+        msg = f"seed is a whole number, got {seed!r}; give an int, for example one for each epoch and image"
+        raise OptionError(msg) from None
+    return rng.generator("style", number)
+
+
+def _refuse_bits(is_mask: bool) -> None:
+    """Refuse what is a mask, and must not change.
+
+    Raises:
+        ImageError: It is one.
+    """
+    if is_mask:
+        msg = (
+            "pixels of one bit are a mask, which must not change; give the image alone, one in black and white as uint8"
+        )
+        raise ImageError(msg)

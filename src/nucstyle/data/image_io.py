@@ -185,7 +185,8 @@ def _check_numbers(array: Array, where: str) -> None:
         msg = f"{where}: pixels are real numbers, got {array.dtype}; convert the image first"
         raise ImageError(msg)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = int(np.count_nonzero(~np.isfinite(array)))
+        odd = ~np.isfinite(array)
+        bad = int(np.count_nonzero(odd.any(axis=2) if odd.ndim == 3 else odd))
         msg = f"{where}: {bad} pixels are NaN or infinite; replace them first"
         raise ImageError(msg)
 
@@ -201,7 +202,7 @@ def sample_of_array(array: npt.NDArray[np.generic]) -> Sample:
     """
     is_float = np.issubdtype(array.dtype, np.floating)
     if is_float and array.size and np.isfinite(array).all() and (array.min() < 0 or array.max() > 1):
-        msg = f"float images must lie in [0, 1], got {array.min():g} to {array.max():g}; divide by their range first"
+        msg = f"float images must lie in [0, 1], got {array.min():g} to {array.max():g}; scale them to it, and normalise later"
         raise ImageError(msg)
     image, low, high = to_unit(array, value_range=(0.0, 1.0) if is_float else None)
     channels = 1 if array.ndim == 2 else 3

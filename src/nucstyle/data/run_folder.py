@@ -134,6 +134,18 @@ def _keep_apart(path: Path, inputs: Iterable[Path]) -> None:
             raise RunFolderError(msg)
 
 
+def check_outside(path: Path, data: Path) -> None:
+    """Refuse to write a data set into the folder of another, where its images would be taken for that one's.
+
+    Raises:
+        RunFolderError: The folder lies in that of the data.
+    """
+    place, target = Path(os.path.realpath(data)), Path(os.path.realpath(path))
+    if place.is_dir() and place in target.parents:
+        msg = f"{path}: lies in the data {data}, which would hold both data sets then; choose another folder"
+        raise RunFolderError(msg)
+
+
 def package_versions() -> dict[str, str]:
     """The installed versions of what shapes a result."""
     versions = {}
@@ -175,7 +187,10 @@ def check_target(path: Path, *, resume: bool, overwrite: bool, inputs: Iterable[
         raise RunFolderError(msg)
     old = read_config(path)
     if not resume and not overwrite:
-        msg = f"{path}: holds a {old.get('verb')} run; add --overwrite to replace it or, for a training, --resume to go on"
+        verb = old.get("verb")
+        msg = (
+            f"{path}: holds a run of {verb}; add --overwrite to replace it or, where the verb has it, --resume to go on"
+        )
         raise RunFolderError(msg)
     return old
 

@@ -41,7 +41,7 @@ class StyleTransfer(ImageOnlyTransform):  # type: ignore[misc]
 
     def __init__(self, augment: style.StyleTransfer, p: float = 1.0) -> None:
         super().__init__(p=p)
-        self.augment = augment
+        self.augment = style.check_augment(augment)
 
     def get_params(self) -> dict[str, Any]:
         """All the randomness: the seed of this call, alike for all its images."""

@@ -41,7 +41,7 @@ class StyleTransfer(Randomizable, Transform):  # type: ignore[misc]
     backend: ClassVar[list[TransformBackends]] = [TransformBackends.TORCH, TransformBackends.NUMPY]
 
     def __init__(self, augment: style.StyleTransfer) -> None:
-        self.augment = augment
+        self.augment = style.check_augment(augment)
         self.seed = 0
 
     def randomize(self, data: object = None) -> None:

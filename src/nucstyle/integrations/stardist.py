@@ -32,7 +32,7 @@ class StyleTransfer:
     def __init__(
         self, augment: style.StyleTransfer, seed: int | np.random.Generator | np.random.RandomState | None = None
     ) -> None:
-        self.augment = augment
+        self.augment = style.check_augment(augment)
         self.random = seed if isinstance(seed, np.random.RandomState) else np.random.default_rng(seed)
 
     def __call__(self, x: Array, y: Labels) -> tuple[Array, Labels]:

@@ -43,7 +43,7 @@ class StyleTransfer(v2.Transform):  # type: ignore[misc]
 
     def __init__(self, augment: style.StyleTransfer) -> None:
         super().__init__()
-        self.augment = augment
+        self.augment = style.check_augment(augment)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """All the randomness: the seed of this call.

@@ -180,5 +180,5 @@ def _check(image: Tensor) -> None:
         raise ImageError(msg)
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
-        msg = f"the pixels of an image must lie in [0, 1], got {low:g} to {high:g}; divide by their range first"
+        msg = f"the pixels of an image must lie in [0, 1], got {low:g} to {high:g}; scale them to it first"
         raise ImageError(msg)

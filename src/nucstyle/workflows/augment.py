@@ -30,7 +30,7 @@ from nucstyle.data.layouts import Writing, as_written, writing_of
 from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
 from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name, write_manifest
 from nucstyle.data.pixel_cache import CacheUse
-from nucstyle.data.run_folder import RunFolder, check_target, read_log
+from nucstyle.data.run_folder import RunFolder, check_outside, check_target, read_log
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
@@ -125,6 +125,7 @@ def augment(
         *dataset.files,
         *([find_weights(judge, "judge")] if gate and judge is not None else []),
     ]
+    check_outside(out, Path(data))
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     config = {
         "verb": "augment",
@@ -163,6 +164,11 @@ def augment(
             seen = seen_by(weights, arm_gate.judge if arm_gate else None)
             told = {"refused_images": refused, "seen": seen, **work.summary(model.modalities, arm_gate)}
             run.write_result({"format": 1, "verb": "augment", "seed": seed, **told})
+            made = {status: sum(one.values()) for status, one in told["images"].items()}
+            progress.say(
+                f"{made[ORIGINAL]} images, {made[RESTYLED]} restyled copies, of images of the part train or of none; "
+                f"{made[REFUSED]} copies were refused"
+            )
         write_report(run.path)
     if refused:
         msg = f"{len(refused)} of {len(dataset)} images could not be used, the others are done: " + "; ".join(refused)

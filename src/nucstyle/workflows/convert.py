@@ -26,7 +26,16 @@ from nucstyle.data.label_files import check_same_size, read_nuclei
 from nucstyle.data.layouts import WRITABLE, Writing, as_written, writing_of
 from nucstyle.data.manifest import Record, check_file_names, file_name, read_manifest, write_manifest
 from nucstyle.data.predictions import LABELS, PREDICTIONS
-from nucstyle.data.run_folder import CONFIG, LOG, RunFolder, check_target, read_config, read_log, write_text
+from nucstyle.data.run_folder import (
+    CONFIG,
+    LOG,
+    RunFolder,
+    check_outside,
+    check_target,
+    read_config,
+    read_log,
+    write_text,
+)
 from nucstyle.report.page import write_report
 from nucstyle.workflows.provenance import data_fingerprint
 
@@ -82,6 +91,7 @@ def convert(
         for record in dataset.records:
             layout.check_name(record)
     inputs = [Path(data), *dataset.files]
+    check_outside(out, Path(data))
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     config = {"verb": "convert", "to": to, "data": data_fingerprint(dataset), **reading.to_table()}
     refused: dict[str, str] = {}
