@@ -364,7 +364,7 @@ def test_a_seed_of_numpy_is_a_seed(fake_translator, nuclei, seed):
 
 def test_all_bits_of_a_seed_count_and_so_does_its_sign():
     seeds = (5, -5, 5 + 2**32, 5 + 2**63, 5 + 2**70, 2**32 - 5)
-    firsts = {float(torch.rand((), generator=style._generator(seed), dtype=torch.float64)) for seed in seeds}
+    firsts = {float(torch.rand((), generator=style.generator_of(seed), dtype=torch.float64)) for seed in seeds}
     assert len(firsts) == len(seeds)
 
 

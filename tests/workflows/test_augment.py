@@ -377,6 +377,19 @@ def test_the_input_is_never_written_over(run_verb, manifest):
     assert "would hold the input" in result.output
 
 
+@pytest.mark.parametrize("verb", ["augment", "convert"])
+def test_nothing_is_written_into_the_folder_of_the_data(run_verb, assert_refused, manifest, verb):
+    before = sorted(manifest.parent.rglob("*"))
+    more = ("--to", "pairs") if verb == "convert" else ()
+    assert_refused(run_verb(verb, "data", "data/more", *more), "data/more: lies in the data data", "another folder")
+    assert sorted(manifest.parent.rglob("*")) == before
+
+
+def test_how_many_copies_were_made_is_said(run_verb, manifest):
+    said = " ".join(run_verb("augment", "data/manifest.csv", "more", "--copies", 2, "--no-gate").stderr.split())
+    assert "5 images, 6 restyled copies, of images of the part train or of none; 0 copies were refused" in said
+
+
 def test_a_damaged_image_is_named_and_the_others_are_done(run_verb, manifest, tmp_path):
     (manifest.parent / "images" / "field-1.png").write_bytes(b"no picture")
     result = run_verb("augment", manifest, "larger", "--copies", 2)

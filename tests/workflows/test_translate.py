@@ -158,14 +158,14 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     assert_refused(run_verb("translate", "nowhere.png", "--out", "run"), "nowhere.png")
     assert_refused(run_verb("translate", images, "--out", "run", "--style", "nothing"), "nothing", "dsb2018")
     assert_refused(run_verb("translate", images, "--out", "run", *style, "--exemplar", "no.png"), "no.png")
-    assert_refused(run_verb("translate", images, "--out", images, *style, "--overwrite"), "images", "--out")
+    assert_refused(run_verb("translate", images, "--out", images, *style, "--overwrite"), "images", "another folder")
     assert_refused(run_verb("translate", images, "--out", "run", *style, "--device", "tpu"), "tpu", "cpu")
     assert entries(tmp_path) == before
     assert run_verb("translate", images, "--out", "run", *style).exit_code == 0
     assert_refused(run_verb("translate", images, "--out", "run", *style), "run", "--overwrite")
     assert run_verb("translate", images, "--out", "run", "--overwrite", *style).exit_code == 0
     grid = ("--out", "run/pictures", "--overwrite")
-    assert_refused(run_verb("translate", images, *grid, *style), "pictures", "--out")
+    assert_refused(run_verb("translate", images, *grid, *style), "pictures", "another folder")
 
 
 def test_an_image_given_twice_is_done_once_and_two_of_one_name_are_refused(

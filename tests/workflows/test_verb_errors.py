@@ -77,14 +77,14 @@ def test_a_folder_of_something_else_is_never_replaced(assert_refused, run_verb, 
     write_pairs("data")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    assert_refused(run_verb("discover", "data", "--out", "thesis", "--overwrite"), "thesis", "--out")
+    assert_refused(run_verb("discover", "data", "--out", "thesis", "--overwrite"), "thesis", "another folder")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
 def test_a_run_is_not_written_over_its_input(assert_refused, run_verb, write_pairs, tmp_path):
     folder = write_pairs("data")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert_refused(run_verb("discover", "data", "--out", "data", "--overwrite"), "data", "--out")
+    assert_refused(run_verb("discover", "data", "--out", "data", "--overwrite"), "data", "another folder")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -183,8 +183,8 @@ def test_a_run_is_not_written_over_the_style_model_it_needs(assert_refused, run_
     shutil.copytree(tiny_demo / "style", tmp_path / "style")
     before = (tmp_path / "style" / "weights.safetensors").read_bytes()
     options = ("--augment", "style", "--style", "style", "--out", "style", "--overwrite", "--set", "steps=1")
-    assert_refused(run_verb("train-segmenter", "data", *options), "style", "--out")
-    assert_refused(run_verb("info", "style", "--out", "style", "--overwrite"), "style", "--out")
+    assert_refused(run_verb("train-segmenter", "data", *options), "style", "another folder")
+    assert_refused(run_verb("info", "style", "--out", "style", "--overwrite"), "style", "another folder")
     assert (tmp_path / "style" / "weights.safetensors").read_bytes() == before
 
 

@@ -115,7 +115,7 @@ class StyleTransfer(Augmentation):
             msg = "seed and generator exclude each other; give one of them"
             raise OptionError(msg)
         if generator is None:
-            generator = _generator(seed)
+            generator = generator_of(seed)
         if not isinstance(generator, Generator):
             msg = f"generator is a torch.Generator, got {type(generator).__name__}; give one, or a seed"
             raise OptionError(msg)
@@ -258,8 +258,8 @@ def check_augment(augment: StyleTransfer) -> StyleTransfer:
     return augment
 
 
-def _generator(seed: int | None) -> Generator:
-    """A CPU generator of a seed, all of whose bits count; None = of no seed.
+def generator_of(seed: int | None) -> Generator:
+    """What `StyleTransfer` draws from: a CPU generator of a seed, all of whose bits count; None = another one each time.
 
     Raises:
         OptionError: The seed is no whole number.

@@ -14,7 +14,7 @@ import torch
 
 from nucstyle.augment.base import check_choice
 from nucstyle.augment.gate import ACCEPTED, GIVEN_UP, OUTCOMES
-from nucstyle.augment.style import StyleTransfer
+from nucstyle.augment.style import StyleTransfer, generator_of
 from nucstyle.core import rng
 from nucstyle.core.errors import DatasetError, ImageError, InputError, OptionError
 from nucstyle.core.installation import choose_device
@@ -333,7 +333,7 @@ class _Work:
         name, seed = copy_id(record.id, copy.number), rng.derive_seed(self._seed, record.id, copy.number)
         outcomes: Counter[str] = Counter()
         made: Sample | None = None
-        for made, verdict in self._makers[copy.target].attempts(sample, torch.Generator().manual_seed(seed)):
+        for made, verdict in self._makers[copy.target].attempts(sample, generator_of(seed)):
             outcomes[verdict.outcome] += 1
             self._show(sample, made, copy.target, verdict.outcome)
         restyled = replace(record, id=name, modality=copy.target)
