@@ -454,6 +454,8 @@ def test_restyled_images_are_no_real_ones_and_what_their_models_had_seen_is_reme
         result = run_verb(verb[0], "larger/manifest.csv", "--out", "run", *verb[1:])
         assert result.exit_code == 2
         assert "holds restyled images (augment_manifest.csv)" in result.output
+    result = run_verb("augment", "larger", "larger-still")
+    assert (result.exit_code, "augmenting needs real ones" in result.output) == (2, True)
     sizes = [
         "size_px=64",
         "batch_size=1",

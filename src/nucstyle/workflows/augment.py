@@ -27,7 +27,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.formats import in_words
 from nucstyle.data.image_io import from_unit, read_pixels, write_png, written_as
 from nucstyle.data.layouts import Writing, as_written, writing_of
-from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row
+from nucstyle.data.ledger import ORIGINAL, REFUSED, RESTYLED, Ledger, Row, refuse_restyled
 from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name, write_manifest
 from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_outside, check_target, read_log
@@ -125,6 +125,7 @@ def augment(
         *dataset.files,
         *([find_weights(judge, "judge")] if gate and judge is not None else []),
     ]
+    refuse_restyled(Path(data), "augmenting")
     check_outside(out, Path(data))
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     config = {
