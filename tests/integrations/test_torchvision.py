@@ -115,6 +115,18 @@ def test_of_plain_tensors_the_first_is_the_image_where_there_is_no_other(augment
     assert untouched is plain
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.bool])
+def test_a_plain_tensor_that_looks_like_labels_is_not_restyled_as_the_image(augment, image, field, dtype):
+    labels = torch.from_numpy(field(1)[1])[None].to(dtype)
+    with pytest.raises(
+        ImageError, match=r"the first plain tensor holds torch\..*, as labels do; wrap images and masks"
+    ):
+        seeded(StyleTransfer(augment), labels, image.as_subclass(torch.Tensor))
+    restyled, same = seeded(StyleTransfer(augment), image, labels)
+    assert same is labels
+    assert not torch.equal(restyled, image)
+
+
 def test_every_image_of_a_batch_is_drawn_for_by_itself(augment, image):
     made = StyleTransfer(augment)(tv_tensors.Image(torch.stack([image] * 6)))
     assert type(made) is tv_tensors.Image

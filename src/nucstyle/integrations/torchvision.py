@@ -15,6 +15,8 @@ from nucstyle.augment import style
 from nucstyle.core.errors import ImageError
 
 _MODES = ("L", "RGB", "I;16")
+_LABELS = (torch.int32, torch.int64, torch.bool)
+"""No image that is a plain tensor has these types, and many masks have."""
 
 
 def _is_plain(x: object) -> bool:
@@ -65,10 +67,13 @@ class StyleTransfer(v2.Transform):  # type: ignore[misc]
             The same type, size and dtype; the very object where nothing was changed.
 
         Raises:
-            ImageError: Another shape or mode, not finite, or floats outside [0, 1].
+            ImageError: Another shape or mode, not finite, floats outside [0, 1], or a plain tensor that looks like labels.
         """
         if isinstance(inpt, PIL.Image.Image):
             return self._picture(inpt, params["seed"])
+        if _is_plain(inpt) and inpt.dtype in _LABELS:
+            msg = f"the first plain tensor holds {inpt.dtype}, as labels do; wrap images and masks (tv_tensors.Image, Mask)"
+            raise ImageError(msg)
         plain = inpt.as_subclass(Tensor)
         restyled = self.augment(plain, seed=params["seed"])
         return inpt if restyled is plain else tv_tensors.wrap(restyled, like=inpt)
