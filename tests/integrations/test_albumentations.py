@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from nucstyle.core.errors import ImageError
+from nucstyle.core.errors import ImageError, OptionError
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import albumentations as A
@@ -28,6 +28,11 @@ def image(field):
 def mask(field):
     """(96, 112) int32."""
     return field(1)[1]
+
+
+def test_the_model_alone_is_refused_at_once(fake_translator):
+    with pytest.raises(OptionError, match=r"give nucstyle\.StyleTransfer\(model\)"):
+        StyleTransfer(fake_translator)
 
 
 def test_the_image_alone_changes(augment, image, mask):

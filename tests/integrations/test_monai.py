@@ -15,7 +15,7 @@ from monai.transforms import (
     ScaleIntensityd,
 )
 
-from nucstyle.core.errors import ImageError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.integrations.monai import StyleTransfer, StyleTransferd
 
 
@@ -38,6 +38,11 @@ def numbers(x):
 
 def seeded(transform, seed=0):
     return transform.set_random_state(seed)
+
+
+def test_the_model_alone_is_refused_at_once(fake_translator):
+    with pytest.raises(OptionError, match=r"give nucstyle\.StyleTransfer\(model\)"):
+        StyleTransfer(fake_translator)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nucstyle.augment.style import StyleTransfer as Inside
-from nucstyle.core.errors import ImageError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.integrations.stardist import StyleTransfer
 
 
@@ -25,6 +25,11 @@ def image(field):
     normalised = ((array - low) / (high - low)).astype(np.float32)
     assert normalised.min() < 0 < 1 < normalised.max()
     return normalised
+
+
+def test_the_model_alone_is_refused_at_once(fake_translator):
+    with pytest.raises(OptionError, match=r"give nucstyle\.StyleTransfer\(model\)"):
+        StyleTransfer(fake_translator)
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])

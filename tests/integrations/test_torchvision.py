@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from nucstyle.core.errors import ImageError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.integrations.torchvision import StyleTransfer
 
 
@@ -36,6 +36,11 @@ def target(field):
 def seeded(transform, *sample, seed=0):
     torch.manual_seed(seed)
     return transform(*sample)
+
+
+def test_the_model_alone_is_refused_at_once(fake_translator):
+    with pytest.raises(OptionError, match=r"give nucstyle\.StyleTransfer\(model\)"):
+        StyleTransfer(fake_translator)
 
 
 def test_the_image_alone_changes_and_the_annotation_stays_the_same_objects(augment, image, target):

@@ -29,7 +29,6 @@ from nucstyle.data.formats import (
 from nucstyle.data.image_io import Array
 from nucstyle.data.manifest import Misfit, Record
 
-_LABELS = ("labels", "masks")
 MANIFEST = "manifest"
 """The layout that is a `manifest.csv`, which says everything itself."""
 NAMED = "images"
@@ -129,7 +128,12 @@ def recognise(path: Path) -> tuple[str, str] | None:
 def folder_of(path: Path) -> Path:
     """Where the layout of a folder begins: in `images/` where labels lie among the images, and nothing beside it tells more."""
     images, found = path / "images", recognise(path)
-    if found is None or found[0] != "pairs" or not images.is_dir() or any((path / name).is_dir() for name in _LABELS):
+    if (
+        found is None
+        or found[0] != "pairs"
+        or not images.is_dir()
+        or any((path / name).is_dir() for name in pairs.LABEL_FOLDERS)
+    ):
         return path
     within = recognise(images)
     return path if within is None or within[0] in ("pairs", "domains") else images

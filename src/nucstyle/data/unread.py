@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from nucstyle.data.findings import Finding
+from nucstyle.data.formats.pairs import LABEL_FOLDERS
 from nucstyle.data.image_io import is_image_name, is_unread_picture
 from nucstyle.data.layouts import MANIFEST, NAMED
 from nucstyle.data.manifest import Record
 
-_IMAGES, _LABELS = "images", ("labels", "masks")
+_IMAGES = "images"
 _MEANT = ("label", "labels", "mask", "masks", "annotation", "annotations")
 """Names of folders, in small letters, that look as if they held labels."""
 _ENDINGS = ("_label", "_labels", "_mask", "_masks")
@@ -40,7 +41,7 @@ def unread(data: Path, layout: str, records: Sequence[Record], told: Collection[
         root = folder.parent if folder.name == _IMAGES and folder != data else folder
         if root != folder:
             yield from _files(root, known)
-        yield from _folders(root, used, () if root == folder else _LABELS)
+        yield from _folders(root, used, () if root == folder else LABEL_FOLDERS)
 
 
 def _named_as_labels(records: Sequence[Record]) -> Iterator[Finding]:
@@ -57,7 +58,7 @@ def _named_as_labels(records: Sequence[Record]) -> Iterator[Finding]:
 
 def _files(root: Path, known: Collection[Path]) -> Iterator[Finding]:
     """Of a folder that holds `images/`, the files in this and in folders of labels that are not known."""
-    for folder in (root / name for name in (_IMAGES, *_LABELS)):
+    for folder in (root / name for name in (_IMAGES, *LABEL_FOLDERS)):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file not in known and _is_meant(file, known) and file.is_file():
                 yield Finding(kind="unread-file", says="nothing reads it", files=(file,))

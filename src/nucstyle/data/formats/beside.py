@@ -22,7 +22,7 @@ def evidence(path: Path, place: str, endings: Sequence[str]) -> str | None:
     if not path.is_dir():
         return None
     if (path / "images").is_dir():
-        has_labels = any((path / name).is_dir() for name in ("labels", "masks"))  # which keep more than outlines do
+        has_labels = any((path / name).is_dir() for name in pairs.LABEL_FOLDERS)  # which keep more than outlines do
         return f"it holds images/ and {place}/" if (path / place).is_dir() and not has_labels else None
     names = {image.stem for image in image_files(path)}
     found = (file.name for file in sorted(path.iterdir()) if names.intersection(_stems(file, endings)))

@@ -12,7 +12,8 @@ from nucstyle.data.image_io import Array, write_labels
 from nucstyle.data.label_bands import BandedNuclei, write_label_bands
 from nucstyle.data.manifest import Misfit, Record, listed
 
-_LABEL_FOLDERS = ("labels", "masks")
+LABEL_FOLDERS = ("labels", "masks")
+"""Of label images, beside `images/`."""
 
 
 def evidence(path: Path) -> str | None:
@@ -49,7 +50,7 @@ def survey(folder: Path) -> tuple[list[Record], list[Misfit]]:
     """List the images as `index` does, and what does not fit; of doubled names and of label folders the first is taken."""
     if not (folder / "images").is_dir():
         return survey_files(image_files(folder))
-    label_folders = [folder / name for name in _LABEL_FOLDERS if (folder / name).is_dir()]
+    label_folders = [folder / name for name in LABEL_FOLDERS if (folder / name).is_dir()]
     records, misfits = _survey(folder / "images", label_folders[0] if label_folders else None)
     if len(label_folders) > 1:
         msg = f"{folder}: holds both labels/ and masks/; keep the one that counts"
