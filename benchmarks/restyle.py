@@ -121,7 +121,7 @@ def training(rounds: int) -> None:
     def drawing(source: SegmenterBatches) -> Callable[[], object]:
         return lambda: [source.draw(number) for number in range(1, STEPS + 1)]
 
-    bare = make_arm("none", device="cpu", precision=precision)
+    bare = make_arm("none", config=recipe.style, device="cpu", precision=precision)
     trainer = SegmenterTrainer(make_segmenter(SegmenterRun(train, bare, recipe, 0, "cpu")), batches(()), recipe, seed=0)
     numbers = iter(range(1, 10**6))
     (step,) = seconds(rounds * 2, lambda: trainer.step(next(numbers)))
@@ -131,6 +131,7 @@ def training(rounds: int) -> None:
         arms[name] = make_arm(
             name,
             style="dsb2018" if with_style else None,
+            config=recipe.style,
             gate=make_gate("dsb2018", precision=precision) if with_style else None,
             references=references,
             device="cpu",

@@ -228,6 +228,36 @@ def test_without_a_gate_none_is_recorded(run_verb, manifest, tmp_path):
     assert "gate" not in json.loads((tmp_path / "run" / "result.json").read_text())
 
 
+def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
+    two = ["grey-on-black", "purple-on-white"]
+    ways = ("style.p=1", f"style.targets={json.dumps(two)}", "style.exclude_own=true", "style.attributes=normal")
+    sets = tuple(word for one in (*ways, "batch_size=3") for word in ("--set", one))
+    result = run_verb("train-segmenter", manifest, "--out", "run", *STYLED, *LAST, *sets)
+    assert result.exit_code == 0, result.output
+    gate = json.loads((tmp_path / "run" / "result.json").read_text())["gate"]
+    outcomes = np.array(gate["tally"])[..., gate["outcomes"].index("accepted")]
+    outcomes += np.array(gate["tally"])[..., gate["outcomes"].index("given up")]
+    assert outcomes.sum() == 6  # every crop of two steps
+    assert not np.diagonal(outcomes).any()
+    assert {gate["modalities"][target] for target in np.nonzero(outcomes.sum(axis=0))[0]} <= set(two)
+    assert read_config(tmp_path / "run")["recipe"]["style"]["attributes"] == "normal"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ((*STYLED, "--set", 'style.targets=["pink"]'), "unknown target modality ['pink']"),
+        ((*STYLED, "--set", "style.p=1.5"), "less than or equal to 1"),
+        (("--augment", "colour", "--set", "style.p=0.25"), "no effect without an arm with style"),
+    ],
+)
+def test_settings_of_style_that_cannot_be_meant_are_refused(run_verb, manifest, tmp_path, options, line):
+    result = run_verb("train-segmenter", manifest, "--out", "run", *LAST, *options)
+    assert result.exit_code == 2
+    assert line in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_judge_that_has_seen_hidden_masks_does_not_look(run_verb, manifest, tmp_path):
     judge = ForegroundJudge(JudgeNetwork(JudgeConfig(width=2)), JudgeConfig(width=2))
     save_judge(tmp_path / "judge.safetensors", judge, {"masks_seen": ["field-4", "only-the-judge"]})

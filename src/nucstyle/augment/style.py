@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import index
-from typing import Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Le
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation, check_choice
@@ -24,6 +25,20 @@ from nucstyle.data.image_io import from_unit, sample_of_array
 Input = TypeVar("Input", Sample, npt.NDArray[np.generic], Tensor)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StyleConfig:
+    """How a training restyles its crops; see `StyleTransfer`."""
+
+    p: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Share of the crops that are restyled; 0.5 in the paper."""
+    targets: tuple[str, ...] = ()
+    """Modalities to choose from, all alike, one that is named twice twice as often; none = all that the model knows."""
+    attributes: Literal["per-domain", "normal"] = "per-domain"
+    """From where a style is drawn: the statistics of the target's training images, or N(0, I)."""
+    exclude_own: bool = False
+    """Never choose the modality that a crop already has."""
+
+
 class StyleTransfer(Augmentation):
     """Moves an image into a random modality with probability p; labels stay the same object.
 
@@ -35,7 +50,8 @@ class StyleTransfer(Augmentation):
     Args:
         model: A trained `StyleModel`, or anything else that is a `Translator`.
         p: Probability that an image is restyled; 0.5 in the paper.
-        targets: Names of the modalities to choose from, all alike; None = all that the model knows.
+        targets: Names of the modalities to choose from, all alike, one that stands twice twice as often; None = all that the
+            model knows.
         attributes: How a style within the modality is drawn: `per-domain`, `normal`, or `exemplar` = as in a picture.
         exemplar: (3, H, W) float32 in [0, 1], the picture for `exemplar`. Its modality is the target.
         exclude_own: Never choose the modality that the image already has.

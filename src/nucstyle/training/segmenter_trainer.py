@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from nucstyle.augment.base import Augmentation, augment_in_order
 from nucstyle.augment.geometric import CropConfig, RandomCrop
 from nucstyle.augment.steps import Step, mosaic
+from nucstyle.augment.style import StyleConfig
 from nucstyle.core import rng
 from nucstyle.core.config import STRICT
 from nucstyle.core.errors import ConfigError
@@ -98,6 +99,8 @@ class SegmenterRecipe:
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     crop: CropConfig = field(default_factory=CropConfig)
+    style: StyleConfig = field(default_factory=StyleConfig)
+    """Of the arms with `style`; without effect on others."""
 
     def __post_init__(self) -> None:
         if self.training.stages and self.crop != CropConfig():

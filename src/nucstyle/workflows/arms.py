@@ -21,12 +21,13 @@ from nucstyle.augment.histogram import HistogramMatch
 from nucstyle.augment.recolour import Recolour
 from nucstyle.augment.references import FromReference, References
 from nucstyle.augment.reinhard import Reinhard
-from nucstyle.augment.style import StyleTransfer
+from nucstyle.augment.style import StyleConfig, StyleTransfer
 from nucstyle.core.config import to_table
 from nucstyle.core.errors import OptionError
 from nucstyle.core.precision import Precision
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.weights import Weights, load_weights
+from nucstyle.style.model import StyleModel
 from nucstyle.workflows.load import find_weights, load_judge, style_from_weights
 from nucstyle.workflows.named import NamedImages, hidden_masks_seen
 
@@ -43,7 +44,7 @@ PARTS = ("colour", *_BY_EXAMPLE, "style")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What an arm adds; every part changes half of the images."""
+    """What an arm adds; every part changes half of the images, `style` as many as its config says."""
 
     name: str = NONE
     augmentations: tuple[Augmentation, ...] = ()
@@ -155,6 +156,7 @@ def make_arm(
     name: str,
     *,
     style: Path | str | None = None,
+    config: StyleConfig,
     gate: ArmGate | None = None,
     references: References | None = None,
     device: str,
@@ -165,13 +167,15 @@ def make_arm(
     Args:
         name: `none`, or parts joined by `+`.
         style: Style weights for `style`: a name, a file or a run.
+        config: For `style`: how often, into what and how crops are restyled.
         gate: For `style`: what refuses restyled images; None = all are used.
         references: What training images lend to others, for arms that take examples.
         device: For the style model.
         precision: For the style model.
 
     Raises:
-        OptionError: See `check_arm`; or there is no other modality to take examples of.
+        OptionError: See `check_arm`; or there is no other modality to take examples of, or the style model does not know one of
+            `config`.
         WeightsError: The style model cannot be loaded.
     """
     check_arm(name, style)
@@ -185,13 +189,24 @@ def make_arm(
             path = find_weights(style, "style")
             weights = load_weights(path, kind="style")
             model = style_from_weights(weights, str(path), device=device, precision=precision)
-            augmentations.append(StyleTransfer(model, p=0.5, gate=gate.gate if gate else None))
+            augmentations.append(_restyling(model, config, gate))
         elif part in _BY_EXAMPLE:
             assert references is not None
             augmentations.append(_BY_EXAMPLE[part](references, exclude_own=True))
         else:
             augmentations.append(ColourJitter())
     return Arm(name=name, augmentations=tuple(augmentations), style=weights, gate=gate if weights is not None else None)
+
+
+def _restyling(model: StyleModel, config: StyleConfig, gate: ArmGate | None) -> StyleTransfer:
+    return StyleTransfer(
+        model,
+        p=config.p,
+        targets=config.targets or None,
+        attributes=config.attributes,
+        exclude_own=config.exclude_own,
+        gate=gate.gate if gate else None,
+    )
 
 
 def gate_result(arm: Arm) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def compare(
     if protocol == "transfer" and annotated is None:
         annotated = [largest or ""]
     train, validation = visible_parts(dataset, named, annotated, progress)
-    check_settings(settled, train, None, progress)
+    check_settings(settled, train, None, arms, progress)
     scoring = Scoring(_scored_parts(dataset, named, other, on, progress), tta, largest, pictures=False)
     styled, seeing = _models(style, gate, judge, named, annotated, place, settled, progress)
     models = {"--style": styled, "--judge": seeing.judge if seeing is not None else None}
@@ -334,6 +334,7 @@ class _Comparison:
         made = make_arm(
             arm,
             style=self.style if "style" in parts_of(arm) else None,
+            config=self.recipe.style,
             gate=self.gate,
             references=references,
             device=self.device,

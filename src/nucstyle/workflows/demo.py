@@ -156,6 +156,7 @@ def _run_cell(
     made = make_arm(
         arm,
         style=style if with_style else None,
+        config=recipe.style,
         gate=make_gate(None) if with_style else None,
         device=device,
         precision=precision,

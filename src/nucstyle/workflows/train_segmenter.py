@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from nucstyle.augment.base import Augmentation
 from nucstyle.augment.steps import Enhance
+from nucstyle.augment.style import StyleConfig
 from nucstyle.core import rng
 from nucstyle.core.config import to_table
 from nucstyle.core.errors import OptionError
@@ -43,6 +44,7 @@ from nucstyle.workflows.arms import (
     make_arm,
     make_gate,
     measure_references,
+    parts_of,
     takes_examples,
 )
 from nucstyle.workflows.evaluate import largest_modality
@@ -209,12 +211,13 @@ def train_segmenter(
     # The division does not depend on the seed: runs of a comparison must agree on it.
     named = name_images(dataset, Path(data), k=None, seed=0, progress=progress) if needs_names else None
     train, validation = visible_parts(dataset, named, annotated, progress)
-    check_settings(settled, train, start, progress)
+    check_settings(settled, train, start, [augment], progress)
     with_examples = named if takes_examples(augment) else None
     precision = resolve_precision(settled.training.precision, place)
     arm = make_arm(
         augment,
         style=style,
+        config=settled.style,
         gate=make_gate(judge, named=named, annotated=annotated, device=place, precision=precision, progress=progress)
         if gated
         else None,
@@ -295,12 +298,17 @@ def visible_parts(
     return train, visible.part("validation", keep=True).annotated()
 
 
-def check_settings(recipe: SegmenterRecipe, train: Dataset, start: Weights | None, progress: Progress) -> None:
+def check_settings(
+    recipe: SegmenterRecipe, train: Dataset, start: Weights | None, arms: Sequence[str], progress: Progress
+) -> None:
     """Refuse settings that could have no effect, and say where a recipe shows images otherwise than --init was trained with.
 
     Raises:
-        OptionError: Modalities are to be balanced that have no names.
+        OptionError: Modalities are to be balanced that have no names, or it is said how crops are restyled and no arm does it.
     """
+    if recipe.style != StyleConfig() and not any("style" in parts_of(arm) for arm in arms):
+        msg = f"the settings of style have no effect without an arm with style, among {', '.join(arms)} there is none"
+        raise OptionError(msg)
     if recipe.training.balance and all(record.modality is None for record in train.records):
         msg = (
             f"balance {recipe.training.balance} needs to know the modality of each image; "
