@@ -176,6 +176,17 @@ def test_the_gallery_shows_what_was_drawn(protocol):
     assert "Largest loss" not in page
 
 
+def test_failures_of_restyling_are_shown_with_the_reason_in_words(protocol):
+    (protocol / "samples").mkdir()
+    write_png(protocol / "samples" / "failure-00.png", torch.rand(3, 8, 24))
+    about = {"file": "failure-00.png", "source": "dapi", "target": "he", "id": "3-image"}
+    told = {**about, "reason": "nuclei fade or change sign", "is_used": False, "values": {"separation": 0.4}}
+    (protocol / "failures.json").write_text(json.dumps({"format": 1, "pictures": [told]}))
+    page = write_report(protocol).read_text()
+    assert "Where restyling fails" in page
+    assert "dapi to he: nuclei fade or change sign; separation 0.40 (3-image)" in page
+
+
 def test_the_page_of_the_run_has_every_protocol_and_fetches_nothing(protocol):
     page = write_report(protocol.parent).read_text()
     assert "Protocol full" in page

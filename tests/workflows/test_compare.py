@@ -3,13 +3,16 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from nucstyle.augment.colour import ColourJitter
+from nucstyle.augment.gate import REASONS, Gate
 from nucstyle.cli import app
 from nucstyle.core.errors import TrainingError
 from nucstyle.data.dataset import open_dataset
@@ -21,8 +24,8 @@ from nucstyle.training.distributed import SINGLE
 from nucstyle.workflows import cells
 from nucstyle.workflows.arms import Arm
 from nucstyle.workflows.comparison import best_without_gan, groups_of
-from nucstyle.workflows.comparison_pictures import _window
-from nucstyle.workflows.load import find_weights
+from nucstyle.workflows.comparison_pictures import _window, draw_failures
+from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.train_segmenter import SegmenterRun, make_segmenter, make_trainer
 
@@ -380,3 +383,35 @@ def test_the_gallery_shows_the_part_that_changed_most():
     assert y.start <= 560 < 590 <= y.stop <= 600
     assert x.start <= 450 < 480 <= x.stop <= 500
     assert _window(before[:100], after[:100])[0] == slice(0, 100)
+
+
+def test_restyled_images_that_kept_least_are_drawn_once_and_refused_ones_come_first(tmp_path, field):
+    write_data(tmp_path, field)
+    dataset = open_dataset(tmp_path / "manifest.csv")
+    names = {"dapi": "grey-on-black", "he": "purple-on-white"}
+    records = [replace(record, modality=names[record.modality]) for record in dataset.records]
+
+    class Refusing(Gate):
+        def check(self, before, after, *, signs=None):
+            verdict = super().check(before, after, signs=signs)
+            return replace(verdict, outcome=REASONS[1]) if before.id == "f7" else verdict
+
+    model = load_style("dsb2018", device="cpu")
+    draw_failures(tmp_path, model, Refusing(), dataset.with_records(records))
+    told = read(tmp_path / "failures.json")["pictures"]
+    assert 0 < len(told) <= 10
+    assert len({(one["source"], one["target"]) for one in told}) == len(told)
+    assert all(one["source"] != one["target"] for one in told)
+    order = [(one["is_used"], one["values"].get("separation", 1.0)) for one in told]
+    assert order == sorted(order)
+    assert [one["reason"] for one in told[:5]] == [REASONS[1]] * 5
+    assert all(one["is_used"] for one in told[5:])
+    picture = np.asarray(Image.open(tmp_path / "samples" / told[0]["file"]))
+    place = next(k for k, record in enumerate(records) if record.id == told[0]["id"])
+    source, made, masks = np.split(picture, 3, axis=1)
+    assert np.array_equal(source, np.round(dataset[place].image.numpy() * 255).astype("uint8").transpose(1, 2, 0))
+    assert not np.array_equal(made, source)
+    assert np.array_equal(masks[..., 0] > 0, dataset[place].labels.numpy() > 0)
+    before = (tmp_path / "failures.json").read_bytes()
+    draw_failures(tmp_path, model, None, dataset.with_records(records))
+    assert (tmp_path / "failures.json").read_bytes() == before

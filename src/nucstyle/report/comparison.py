@@ -15,8 +15,8 @@ from nucstyle.report.tables import measure_table
 Result = Mapping[str, Any]
 """A `result.json` of `compare`."""
 NONE, ALL, MINORITY = "none", "all", "minority"
-GALLERY, STYLE_GRID = "gallery.json", "style-grid.png"
-"""What images gained and lost; the grid of styles in `samples/`."""
+GALLERY, FAILURES, STYLE_GRID = "gallery.json", "failures.json", "style-grid.png"
+"""What images gained and lost; what of their content restyled ones lost; the grid of styles in `samples/`."""
 PROTOCOLS = ("full", "transfer")
 OTHER = "other"
 _CONVERGED = 0.01
@@ -75,6 +75,7 @@ def _protocol(run: Path) -> Section:
         *_gates(run, result),
         *_gallery(run),
         *_styles(run),
+        *_failures(run),
         Section("All measures", (_MEANS.format(tta=shown_tta(result)),), table=measure_table(_means(result))),
     ]
     if (run / OTHER / RESULT).is_file():
@@ -389,6 +390,25 @@ def _styles(run: Path) -> list[Section]:
         "in the style of that modality's own picture. The framed ones are self-reconstructions (paper, figure 3)."
     )
     return [Section("Restyled images", (said,), pictures=_shown(drawn), wide=True)] if drawn is not None else []
+
+
+def _failures(run: Path) -> list[Section]:
+    """The restyled images that kept least."""
+    told = read_json(run / FAILURES)["pictures"] if (run / FAILURES).is_file() else []
+    drawn = [picture(run / "samples" / one["file"], _failure(one), one["id"]) for one in told]
+    shown = tuple(one for one in drawn if one is not None)
+    said = (
+        "The worst of four training images for each of the worst pairs of modalities (paper, figure 5): what the gate refuses, "
+        "then where nuclei differ least from what surrounds them (separation, 1 = in every pixel). Source, restyled, true nuclei."
+    )
+    return [Section("Where restyling fails", (said,), pictures=shown)] if shown else []
+
+
+def _failure(one: Mapping[str, Any]) -> str:
+    """What is said of a restyled image that kept little."""
+    verdict = "the gate lets it pass" if one["is_used"] else one["reason"]
+    values = ", ".join(f"{name} {value:.2f}" for name, value in one["values"].items())
+    return f"{one['source']} to {one['target']}: {verdict}; {values} ({one['id'][:8]})"
 
 
 def _other(run: Path) -> Section:

@@ -125,6 +125,20 @@ def draw_change(image: Tensor, truth: Tensor, before: Tensor, after: Tensor) -> 
     return torch.cat([left, torch.ones(3, left.shape[1], _GAP_PX), right], dim=2)
 
 
+def draw_restyled(source: Tensor, made: Tensor, labels: Tensor) -> Tensor:
+    """An image, what was made of it, and where its nuclei are, side by side.
+
+    Args:
+        source: (3, H, W) float32 in [0, 1].
+        made: The same.
+        labels: (H, W) int32.
+
+    Returns:
+        (3, H, 3 W) float32 in [0, 1].
+    """
+    return torch.cat([source, made, (labels > 0).to(source.dtype).expand(3, -1, -1)], dim=2)
+
+
 def _found_in_both(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     """The numbers of the nuclei that both predictions have, in the first and in the second."""
     table = overlap(before.numpy(), after.numpy())

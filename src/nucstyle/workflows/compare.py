@@ -39,7 +39,7 @@ from nucstyle.workflows.cells import (
     score_cell,
 )
 from nucstyle.workflows.comparison import describe_images, sum_up
-from nucstyle.workflows.comparison_pictures import draw_gallery, draw_styles
+from nucstyle.workflows.comparison_pictures import draw_failures, draw_gallery, draw_styles
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.named import NamedImages, check_masks_seen, name_images, with_modalities
@@ -395,6 +395,7 @@ def _work(
         if comparison.style is not None:
             model = load_style(comparison.style, device=comparison.device)
             draw_styles(folder, model, comparison.named.bare_training_part())
+            draw_failures(folder, model, comparison.gate.gate if comparison.gate else None, comparison.train)
     failures, todo = [], [key for key in chosen if not is_complete(cell_folder(folder, *key), scoring)]
     for number, key in enumerate(todo, start=1):
         cell = cell_folder(folder, *key)

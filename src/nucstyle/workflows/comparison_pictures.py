@@ -1,8 +1,9 @@
-"""What a comparison shows of images: those that gained and lost most, and the styles that were drawn (paper, figures 3 and 4)."""
+"""What a comparison shows of images: those that gained and lost most, styles, and failures of these (paper, figures 3 to 5)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,18 +11,25 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from nucstyle.augment.gate import Gate, Verdict
+from nucstyle.augment.style import StyleTransfer
+from nucstyle.core import rng
+from nucstyle.core.resize import middle
+from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import file_name
 from nucstyle.data.run_folder import write_json
-from nucstyle.report.comparison import GALLERY, STYLE_GRID, shown_arm, shown_tta
-from nucstyle.report.pictures import draw_change
+from nucstyle.report.comparison import FAILURES, GALLERY, STYLE_GRID, shown_arm, shown_tta
+from nucstyle.report.pictures import VIEW_PX, draw_change, draw_restyled
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.arms import NONE
 from nucstyle.workflows.cells import cell_folder, predictions_folder
 from nucstyle.workflows.train_style import draw_style_grid, grid_sources
 
 _MOST = 10
+_TRIED = 4
+"""Training images of each modality that are restyled to find failures."""
 _SIDE_PX, _STRIDE_PX = 384, 16
 """Of larger fields a part is shown: whole ones are made so small on the page that contours vanish."""
 
@@ -103,3 +111,57 @@ def draw_styles(folder: Path, model: StyleModel, train: Dataset) -> None:
     path = folder / "samples" / STYLE_GRID
     if not path.exists() and {record.modality for record in train.records}.issuperset(model.modalities):
         draw_style_grid(path, model, grid_sources(train, model.modalities))
+
+
+def draw_failures(folder: Path, model: StyleModel, gate: Gate | None, train: Dataset) -> None:
+    """Draw the restyled training images that kept least of their content, one a pair of modalities (paper, figure 5).
+
+    The first images of each modality are moved into every other. What the gate refuses comes first, then what differs least
+    from its surroundings. Where `failures.json` is there already, nothing is done.
+
+    Args:
+        folder: Of the protocol; `failures.json` says what is in `samples/`.
+        model: The style model.
+        gate: What says how much of the content was kept; None = one without a judge.
+        train: Annotated training images.
+    """
+    if (folder / FAILURES).exists():
+        return
+    checked = gate or Gate()
+    worst: dict[tuple[str, str], tuple[Sample, Sample, Verdict]] = {}
+    for sample in _examples(train, model.modalities):
+        own = sample.modality or ""
+        for target in model.modalities:
+            if target != own:
+                restyle = StyleTransfer(model, p=1, targets=[target], gate=checked)
+                generator = rng.generator("failures", sample.id, target)
+                made, verdict = next(restyle.attempts(sample, generator))
+                if (own, target) not in worst or _kept(verdict) < _kept(worst[own, target][2]):
+                    worst[own, target] = (sample, made, verdict)
+    chosen = sorted(worst.items(), key=lambda one: (_kept(one[1][2]), one[0]))[:_MOST]
+    told = []
+    for place, ((source, target), (sample, made, verdict)) in enumerate(chosen):
+        picture = f"failure-{place:02d}.png"
+        (folder / "samples").mkdir(exist_ok=True)
+        assert sample.labels is not None
+        write_png(folder / "samples" / picture, draw_restyled(sample.image, made.image, sample.labels))
+        about = {"source": source, "target": target, "id": sample.id, "reason": verdict.outcome}
+        told.append({"file": picture, **about, "is_used": verdict.is_accepted, "values": dict(verdict.values)})
+    write_json(folder / FAILURES, {"format": 1, "pictures": told})
+
+
+def _examples(train: Dataset, modalities: Sequence[str]) -> Iterator[Sample]:
+    """The middles of the first images of each modality that have nuclei there."""
+    for name in modalities:
+        found = 0
+        for index in (index for index, record in enumerate(train.records) if record.modality == name):
+            whole = train[index]
+            y, x = (middle(side, VIEW_PX // 2) for side in whole.size)
+            if found < _TRIED and whole.labels is not None and whole.labels[y, x].any():
+                found += 1
+                yield replace(whole, image=whole.image[:, y, x], labels=whole.labels[y, x], whole=whole.image)
+
+
+def _kept(verdict: Verdict) -> tuple[bool, float]:
+    """How much of its content a restyled image kept, to compare."""
+    return verdict.is_accepted, verdict.values.get("separation", 1.0)

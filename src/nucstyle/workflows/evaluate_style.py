@@ -22,7 +22,7 @@ from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import load_weights
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
-from nucstyle.report.pictures import style_grid
+from nucstyle.report.pictures import draw_restyled, style_grid
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.load import find_weights, load_judge, load_trunk, style_from_weights
 from nucstyle.workflows.named import with_modalities
@@ -271,8 +271,8 @@ def _write_gallery(samples: Path, failures: list[_Failure]) -> list[dict[str, An
     told = []
     for number, one in enumerate(sorted(failures, key=lambda failure: failure.dice)[:GALLERY]):
         name = f"failure-{number:02d}.png"
-        masks = (torch.from_numpy(one.window.labels) > 0).float().expand(3, -1, -1)
-        write_png(samples / name, torch.cat([_corner(part) for part in (one.window.image, one.made, masks)], dim=2))
+        masks = torch.from_numpy(one.window.labels)[None]
+        write_png(samples / name, draw_restyled(_corner(one.window.image), _corner(one.made), _corner(masks)[0]))
         told.append(
             {"file": name, "id": one.window.id, "source": one.source, "target": one.target, "reason": one.reason}
         )
