@@ -246,6 +246,9 @@ def test_other_data_is_scored_beside_and_must_not_be_what_was_trained_on(assert_
     assert summary["on"] == "other"
     assert summary["arms"]["colour"]["seeds"]["0"]["none"]["images"].keys() == {"g0"}  # not annotated = ignored
     assert read(copied / "run" / "full" / "result.json")["on"] == "validation"
+    predicted = copied / "run" / "full" / "colour" / "seed-0" / "other" / "tta-none"
+    assert run_verb("submission", predicted).exit_code == 0
+    assert {line.split(",")[0] for line in (predicted / "submission.csv").read_text().splitlines()[1:]} == {"g0"}
     assert_refused(run_verb(*verb, "--test", "data/manifest.csv"), "trained on", "f0")
 
 
