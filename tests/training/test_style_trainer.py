@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections import Counter
+from random import Random
 
 import pytest
 import torch
@@ -66,6 +67,19 @@ def test_partners_exist_wherever_no_modality_fills_more_than_half_of_the_batch(m
     partner = partners(modality)
     assert sorted(partner) == list(range(len(modality)))
     assert all(modality[one] != modality[other] for one, other in enumerate(partner))
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 2), (3, 6), (4, 6), (6, 2), (6, 6), (6, 8), (6, 12)])
+def test_every_modality_is_moved_into_every_other(count, size):
+    random, pairs = Random(0), Counter()
+    for _ in range(6000):
+        order = random.sample(range(count), count)
+        modality = [order[slot % count] for slot in range(size)]
+        pairs.update((modality[one], modality[other]) for one, other in enumerate(partners(modality)))
+    expected = 6000 * size / (count * (count - 1))
+    assert len(pairs) == count * (count - 1)
+    assert min(pairs.values()) > 0.75 * expected
+    assert max(pairs.values()) < 1.25 * expected
 
 
 # batches

@@ -211,11 +211,12 @@ def partners(modality: Sequence[int]) -> list[int]:
     """A permutation that gives each image of a batch a partner of another modality.
 
     Args:
-        modality: Numbers of which none fills more than half of the batch.
+        modality: Numbers of which none fills more than half of the batch, in an order drawn at random: it decides who is whose
+            partner, so that every pair of modalities occurs.
     """
     size = len(modality)
-    # Sorted by modality, a turn by the largest group's size maps every image out of its own group.
-    order = sorted(range(size), key=lambda slot: modality[slot])
+    # With each modality's images together, a turn by the largest group's size maps every image out of its own group.
+    order = sorted(range(size), key=lambda slot: modality.index(modality[slot]))
     turn = max(sum(other == number for other in modality) for number in modality)
     result = [0] * size
     for position, slot in enumerate(order):
