@@ -109,9 +109,11 @@ STEP = """
         trainer = StyleTrainer(
             Fixed(batch), [1, -1, -1], RECIPE, device="cpu", autocast=nullcontext, seed=0, group=group
         )
-        for step in (1, 2):
-            trainer.step(step)
-        return trainer.tensors()
+        trainer.step(1)
+        # After a single step Adam's first moment is the gradient, times a constant.
+        gradients = {name: one.clone() for name, one in trainer.tensors().items() if name.endswith("/exp_avg")}
+        trainer.step(2)
+        return {**trainer.tensors(), **{f"gradient of {name}": one for name, one in gradients.items()}}
 
     with process_group("cpu") as group:
         assert group.size == 2
@@ -128,6 +130,13 @@ STEP = """
                 if name.startswith(("networks", "critics"))
             )
             print("worst", worst)
+            for part in ("translation", "image_critic", "content_critic"):
+                names = [name for name in alone if name.startswith(f"gradient of {part}")]
+                apart, size = (
+                    sum(float(one.double().square().sum()) for one in parts) ** 0.5
+                    for parts in ([together[n] - alone[n] for n in names], [alone[n] for n in names])
+                )
+                print("gradient", apart / size)
 """
 
 
@@ -138,6 +147,9 @@ def test_two_processes_take_the_step_of_one_with_the_joint_batch(tmp_path):
     (line,) = [line for line in finished.stdout.splitlines() if line.startswith("worst")]
     # Adam divides by the root of a square: where a gradient is nothing but rounding, so is its sign. 1e-3 is the rate.
     assert float(line.split()[1]) < 5e-4
+    apart = [float(line.split()[1]) for line in finished.stdout.splitlines() if line.startswith("gradient")]
+    assert len(apart) == 3
+    assert max(apart) < 1e-3
 
 
 @pytest.mark.slow
@@ -149,7 +161,7 @@ def test_two_processes_train_one_run_and_go_on(tmp_path, write_pairs):
         app(sys.argv[1:])
     """
     settings = ("steps=4", "checkpoint_every=2", "width=4", "size_px=32", "judge_steps=0", "feature_critic=false")
-    options = [word for setting in settings for word in ("--set", setting)]
+    options = [word for setting in (*settings, "learning_rate=0.01") for word in ("--set", setting)]
     verb = ("train-style", str(folder), "--out", str(tmp_path / "run"), "--k", "2", *options, "--device", "cpu")
     finished = torchrun(tmp_path, script, *verb)
     assert finished.returncode == 0, finished.stderr
@@ -165,6 +177,7 @@ def test_two_processes_train_one_run_and_go_on(tmp_path, write_pairs):
     last.rmdir()
     finished = torchrun(tmp_path, script, *verb, "--resume")
     assert finished.returncode == 0, finished.stderr
+    assert "going on from step 2 of 4" in finished.stderr
     again = load_weights(tmp_path / "run" / "weights.safetensors", kind="style")
     for name, tensor in first.tensors.items():
         torch.testing.assert_close(again.tensors[name].float(), tensor.float(), atol=1e-3, rtol=0)

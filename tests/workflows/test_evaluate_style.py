@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from nucstyle.core.errors import DatasetError, MeasureError
+from nucstyle.core.protocols import SILENT
 from nucstyle.core.rng import generator, seeded
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.image_io import read_image
+from nucstyle.metrics.translation import FalseObjects
 from nucstyle.report.tables import missed, pair_table
 from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
 from nucstyle.workflows import style_measures
-from nucstyle.workflows.evaluate_style import check_kept
+from nucstyle.workflows.evaluate_style import check_kept, measure_pairs
 from nucstyle.workflows.load import load_judge, save_judge
 from nucstyle.workflows.style_measures import Measurer, crop_features, windows
 
@@ -128,6 +130,73 @@ def test_objects_that_a_translation_invents_are_counted(measurer_of, fake_transl
     inventing = measurer.summary(*NAMES, measurer.draw(Inventing(), *NAMES, draws=3, seed=0)[0])
     assert inventing["false_per_nucleus"] > honest["false_per_nucleus"] + 0.2
     assert "F" in missed(inventing)
+
+
+def test_what_is_asked_is_by_the_sources_that_were_drawn(measurer_of, fake_translator):
+    measurer = measurer_of()
+    real = measurer.real[NAMES[0]]
+    marks = dict(zip(real.judged, (0.5, 0.9, 0.1), strict=True))
+    judged = {name: (marks[name], FalseObjects(int(10 * marks[name]), 10)) for name in real.judged}
+    measurer.real[NAMES[0]] = replace(real, judged=judged)
+    assert measurer.real[NAMES[0]].dice == pytest.approx(0.5)
+    draws, _ = measurer.draw(fake_translator, *NAMES, draws=2, seed=0)
+    assert draws.ids == list(marks)[:2]  # evenly chosen of the three
+    row = measurer.summary(*NAMES, draws)
+    assert row["dice_share"] == pytest.approx(np.mean(draws.dice) / 0.7)
+    assert row["false_allowed"] == pytest.approx(0.7 + 0.1)
+
+
+def test_fewer_draws_than_images_are_spread_over_all_of_them(measurer_of, fake_translator):
+    measurer = measurer_of()
+    real = measurer.real[NAMES[0]]
+    many = tuple(real.sources[0]._replace(id=str(k)) for k in range(9))
+    measurer.real[NAMES[0]] = replace(real, sources=many)
+    draws, _ = measurer.draw(fake_translator, *NAMES, draws=3, seed=0)
+    assert draws.ids == ["0", "3", "6"]
+
+
+def test_an_image_is_taken_for_what_its_crops_are_together(measurer_of, monkeypatch):
+    measurer = measurer_of()
+
+    class Sure:
+        classes_ = np.array([0, 1])
+
+        def predict_log_proba(self, features):
+            return np.log(np.stack([features[:, 0], 1 - features[:, 0]], axis=1))
+
+    monkeypatch.setattr(measurer, "_classifier", Sure())
+    assert measurer._taken_for(np.array([[0.55], [0.55], [0.01]])) == NAMES[1]
+    assert measurer._taken_for(np.array([[0.45], [0.45], [0.99]])) == NAMES[0]
+
+
+def test_real_images_to_compare_with_do_not_depend_on_what_is_evaluated(measurer_of, manifest):
+    dataset = open_dataset(manifest)
+    one = dataset.part("validation").where(lambda record: record.id in ("field-1", "field-5"))
+    alone, given = measurer_of(), measurer_of(references=one)
+    for name in NAMES:
+        assert len(alone.real[name].features) == 4
+        assert len(given.real[name].features) == 2  # a training image and a reference
+        assert len(given.real[name].sources) == 3
+
+
+def test_the_interval_is_about_the_share_of_the_draws():
+    ids = ["a"] * 9 + ["b", "c", "d", "e"]
+    low, high = style_measures._interval(ids, [True] * 9 + [False] * 4)
+    assert low <= 9 / 13 <= high
+    assert style_measures._interval(ids, [True] * 13) == [1.0, 1.0]
+
+
+def test_the_gallery_holds_what_misses_a_goal_and_the_worst_comes_first(measurer_of, fake_translator, tmp_path):
+    class Forgetful(type(fake_translator)):
+        def translate(self, image, *, source, target, attribute):
+            return image  # nuclei stay bright in the second modality, dark in the first
+
+    def gallery(model):
+        written = measure_pairs(tmp_path / "s", measurer_of(), model, draws=3, rows=1, seed=0, progress=SILENT)
+        return [one["reason"] for one in written["gallery"]]
+
+    assert gallery(Forgetful()) == ["nuclei of the wrong sign"] * 2
+    assert gallery(fake_translator) == []
 
 
 def test_a_modality_without_an_image_is_left_out(measurer_of, fake_translator):

@@ -56,6 +56,7 @@ def test_without_any_mask_it_says_what_will_be_missing(run_verb, manifest):
 def test_a_new_run_goes_on_from_weights(run_verb, manifest, tmp_path):
     assert run_verb("train-style", manifest, "--out", "first", *TINY).exit_code == 0
     still = ("--set", "learning_rate=1e-12")
+    still = (*still, "--seed", "1")  # whose own start would be another
     result = run_verb("train-style", manifest, "--out", "second", "--init", "first", *TINY, *still)
     assert result.exit_code == 0, result.output
     one, other = (load_weights(tmp_path / run / "weights.safetensors", kind="style") for run in ("first", "second"))
@@ -67,6 +68,21 @@ def test_a_new_run_goes_on_from_weights(run_verb, manifest, tmp_path):
     other_start = run_verb("train-style", manifest, "--out", "second", "--resume", *TINY, *still)
     assert other_start.exit_code == 2
     assert "init_sha256" in other_start.output
+
+
+def test_weights_that_have_seen_what_they_must_not_are_refused_to_go_on_from(run_verb, split_manifest):
+    text = split_manifest.read_text()
+    split_manifest.write_text(text.replace("validation", "train"))
+    assert run_verb("train-style", split_manifest, "--out", "first", *TINY).exit_code == 0
+    verb = ("train-style", split_manifest, "--out", "second", "--init", "first")
+    result = run_verb(*verb, "--annotated", "dapi", *TINY)
+    assert result.exit_code == 2
+    assert "masks of 3 images that --annotated hides, field-3 among them" in " ".join(result.output.split())
+    split_manifest.write_text(text)
+    result = run_verb(*verb, *MEASURED)
+    assert result.exit_code == 2
+    assert "trained with 2 of the validation images, field-0 among them" in " ".join(result.output.split())
+    assert run_verb(*verb, *TINY).exit_code == 0  # nothing is chosen by them
 
 
 def test_weights_of_other_networks_or_modalities_are_refused(run_verb, manifest):

@@ -29,6 +29,8 @@ FALSE_OVERLAP = 0.25
 """A predicted object of which less than this lies on true nuclei is false."""
 STANDS_OUT = 0.1
 """A nucleus whose contrast is less than this share of the image's median does not stand out."""
+DICE_SHARE = 0.85
+"""Of the smaller of the judge's Dice on source and real target, so much is asked of restyled images."""
 FLAT = 1e-6
 """Gradients that deviate less than this are those of an image without edges."""
 
@@ -264,14 +266,14 @@ def goal_shares(pair: Mapping[str, Any]) -> dict[str, float]:
     limit = max((pair["kernel_distance_untranslated"] or 0) / 3, 1.5 * (pair["kernel_distance_floor"] or 0))
     return {
         "K": pair["nuclei_kept"] / 0.9,
-        "D": pair["dice_share"] / 0.85,
-        "F": _at_most(pair["false_per_nucleus"], pair["false_allowed"]),
+        "D": pair["dice_share"] / DICE_SHARE,
+        "F": at_most(pair["false_per_nucleus"], pair["false_allowed"]),
         "C": pair["taken_for_target"] / 0.85,
-        "M": 1.0 if distance is None else _at_most(distance, limit),
+        "M": 1.0 if distance is None else at_most(distance, limit),
     }
 
 
-def _at_most(value: float, limit: float) -> float:
+def at_most(value: float, limit: float) -> float:
     """Share of an upper limit that is reached: 1 or more where the value lies below it."""
     return 1.0 if value <= limit else max(0.0, limit) / value
 

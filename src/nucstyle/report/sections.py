@@ -345,15 +345,18 @@ _PAIRS = (
     "Nuclei kept: share of the restyled images whose nuclei are brighter (or darker, as the target has them) than what "
     "surrounds them, with an area under the ROC curve above 0.8; its interval by resampling images. Dice share: Dice of the "
     "judge, a network trained on real images, beside the smaller of its Dice on the source and on real images of the target. "
-    "Taken for target: by a classifier of the trunk's features, taught with real crops; recognised: by the colours that "
-    "modalities are told apart by. Kernel distance: of the trunk's features to real crops of the target; untranslated = that of "
-    "the source itself, floor = that between two halves of the real crops. Misses: K nuclei kept < 0.9, D Dice share < 0.85, F "
-    "false objects above what is allowed, C taken for target < 0.85, M kernel distance above the larger of a third of "
-    "untranslated and 1.5 times the floor."
+    "Taken for target: share of the images that a classifier of the trunk's features takes for it, taught with real crops; "
+    "recognised: by the colours that modalities are told apart by. Kernel distance: of the trunk's features to real crops of "
+    "the target; untranslated = that of the source itself, floor = that between two halves of the real crops. Misses: K nuclei "
+    "kept < 0.9, D Dice share < 0.85, F false objects above what is allowed, C taken for target < 0.85, M kernel distance above "
+    "the larger of a third of untranslated and 1.5 times the floor."
 )
 _REAL = "Diversity: the spread of the mean colour over 20 drawn styles, beside that of the real images."
 _GRIDS = "The first column is the source, then the same image in each modality; framed is its own. Other styles in every row."
-_FAILURES = "The worst draw of each of the worst pairs, by the judge's Dice: source, restyled, true nuclei."
+_FAILURES = (
+    "The worst draw of each of the worst pairs, by the goal of which it reaches least: nuclei kept, the judge's Dice, or false "
+    "objects. Draws that meet all three are not shown. Source, restyled, true nuclei."
+)
 
 
 def augment(run: Path) -> Section:

@@ -13,6 +13,7 @@ from torch import Tensor
 from nucstyle.core import rng
 from nucstyle.core.errors import DatasetError, MeasureError, OptionError
 from nucstyle.core.installation import choose_device
+from nucstyle.core.precision import resolve_precision
 from nucstyle.core.protocols import SILENT, Progress, Translator
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import DEFAULT, ReadOptions
@@ -20,6 +21,7 @@ from nucstyle.data.image_io import write_png
 from nucstyle.data.pixel_cache import CacheUse
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import load_weights
+from nucstyle.metrics.translation import DICE_SHARE, at_most
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import draw_restyled, style_grid
@@ -27,7 +29,7 @@ from nucstyle.style.model import StyleModel
 from nucstyle.workflows.load import find_weights, load_judge, load_trunk, style_from_weights
 from nucstyle.workflows.named import with_modalities
 from nucstyle.workflows.provenance import data_fingerprint
-from nucstyle.workflows.style_measures import Measurer, Window
+from nucstyle.workflows.style_measures import MIN_SEPARATION, Draws, Measurer, Window
 
 GALLERY = 12
 """Worst draws in the gallery of failures."""
@@ -39,8 +41,8 @@ _SEAM_TILE_PX = 96
 class _Failure:
     """A restyled image that lost nuclei, or shows new ones."""
 
-    dice: float
-    """Of the judge, as a share of what is asked."""
+    share: float
+    """Of what is asked of it, where it reaches least; below 1."""
     reason: str
     window: Window
     made: Tensor
@@ -117,12 +119,20 @@ def evaluate_style(
     for metadata, what in ((weights.metadata, str(style)), (seeing.metadata, f"the judge {judge}")):
         _refuse_what_was_seen(evaluated, metadata, what)
     recogniser = ModalityModel.from_state(weights.metadata["modality_model"])
-    train, evaluated = (
-        with_modalities(part, recogniser, progress) for part in (dataset.part("train", None), evaluated)
+    train, validation, evaluated = (
+        with_modalities(part, recogniser, progress)
+        for part in (dataset.part("train", None), dataset.part("validation"), evaluated)
     )
     polarity = [one.polarity for one in recogniser.modalities]
     measurer = Measurer(
-        evaluated, train, foreground, load_trunk(), model.modalities, polarity=polarity, progress=progress
+        evaluated,
+        train,
+        foreground,
+        load_trunk(),
+        model.modalities,
+        polarity=polarity,
+        references=_references(train, validation, evaluated),
+        progress=progress,
     )
     absent = [name for name in model.modalities if name not in measurer.real]
     if absent:
@@ -137,7 +147,7 @@ def evaluate_style(
         "judge_sha256": seeing.sha256,
     }
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
-        run.write_environment(device=place, precision="auto")
+        run.write_environment(device=place, precision=resolve_precision("auto", place))
         result = {
             "format": 1,
             "verb": "evaluate-style",
@@ -153,6 +163,17 @@ def evaluate_style(
         run.write_result(result)
         write_report(run.path)
     return result
+
+
+def _references(train: Dataset, validation: Dataset, evaluated: Dataset) -> Dataset:
+    """What restyled images are compared with beside the training images.
+
+    The validation images whatever is evaluated, so that figures of both parts can be compared; of a modality that neither part
+    has, those that are evaluated.
+    """
+    known = {record.modality for record in (*train.records, *validation.records)}
+    others = [record for record in evaluated.records if record.modality not in known]
+    return validation.with_records([*validation.records, *others])
 
 
 def measure_pairs(
@@ -174,9 +195,11 @@ def measure_pairs(
             pairs.append(row)
             columns.append(kept[: min(rows, len(set(measured.ids)))])
             if source != target and kept:
-                worst = min(range(len(kept)), key=lambda k: measured.dice[k])
-                share = measured.dice[worst] / measurer.dice_asked(source, target)
-                failures.append(_Failure(share, _reason(measured, worst), *kept[worst], source, target))
+                (share, reason), worst = min(
+                    (_shortfall(measurer, measured, k, source, target), k) for k in range(len(kept))
+                )
+                if share < 1:
+                    failures.append(_Failure(share, reason, *kept[worst], source, target))
             progress.advance(len(pairs))
         _write_grid(samples / f"grid-{number:02d}-{source}.png", source, names, columns)
     gallery = _write_gallery(samples, failures)
@@ -241,16 +264,23 @@ def _refuse_what_was_seen(evaluated: Dataset, metadata: Mapping[str, Any], what:
         raise DatasetError(msg)
 
 
-def _reason(draws: Any, k: int) -> str:  # noqa: ANN401
-    """What is wrong with a draw, in words."""
-    separation, false = draws.separation[k], draws.false[k]
-    if separation < 0.5:
-        return "nuclei of the wrong sign"
-    if separation <= 0.8:
-        return "nuclei hardly differ from what surrounds them"
-    if false.per_nucleus > 0.5:
-        return f"{false.false} objects that are no nuclei beside {false.nuclei} that are"
-    return f"Dice of the judge is {draws.dice[k]:.2f}: nuclei are not seen whole, or not alone"
+def _shortfall(measurer: Measurer, draws: Draws, k: int, source: str, target: str) -> tuple[float, str]:
+    """How much of what is asked a draw reaches, 1 or more = all, and in words where it reaches least."""
+    separation, false, found = draws.separation[k], draws.false[k], draws.dice[k]
+    ids = [draws.ids[k]]
+    sign = "nuclei of the wrong sign" if separation < 0.5 else "nuclei hardly differ from what surrounds them"
+    allowed = measurer.false_allowed(source, target, ids)
+    return min(
+        (separation / MIN_SEPARATION, sign),
+        (
+            found / (DICE_SHARE * measurer.dice_asked(source, target, ids)),
+            f"Dice of the judge is {found:.2f}: nuclei are not seen whole, or not alone",
+        ),
+        (
+            at_most(false.per_nucleus, allowed),
+            f"{false.false} objects that are no nuclei beside {false.nuclei} that are",
+        ),
+    )
 
 
 def _write_grid(path: Path, source: str, names: tuple[str, ...], columns: list[list[tuple[Window, Tensor]]]) -> None:
@@ -269,7 +299,7 @@ def _write_grid(path: Path, source: str, names: tuple[str, ...], columns: list[l
 def _write_gallery(samples: Path, failures: list[_Failure]) -> list[dict[str, Any]]:
     """The worst of the pairs' worst draws, worst first."""
     told = []
-    for number, one in enumerate(sorted(failures, key=lambda failure: failure.dice)[:GALLERY]):
+    for number, one in enumerate(sorted(failures, key=lambda failure: failure.share)[:GALLERY]):
         name = f"failure-{number:02d}.png"
         masks = torch.from_numpy(one.window.labels)[None]
         write_png(samples / name, draw_restyled(_corner(one.window.image), _corner(one.made), _corner(masks)[0]))

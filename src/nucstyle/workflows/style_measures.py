@@ -5,7 +5,7 @@ Real images are measured once; restyled ones are then compared with them. What i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,12 +76,10 @@ class RealModality:
     """Whether they are training images, for want of others."""
     sign: int
     """1 if nuclei are brighter than their surroundings in most annotated training images, else -1."""
-    dice: float | None
-    """Of the judge on the sources as they are, mean; None where none is annotated."""
-    false_per_nucleus: float
-    """False objects that the judge sees in the sources as they are, for each true nucleus."""
+    judged: Mapping[str, tuple[float, FalseObjects]]
+    """By id what the judge sees of each source as it is: its Dice, and false objects."""
     features: Array
-    """(N, D) of the crops of training and evaluated images."""
+    """(N, D) of the crops of training and other reference images."""
     trained: npt.NDArray[np.bool_]
     """(N,) whether the crop is of a training image."""
     fields: tuple[str, ...]
@@ -94,6 +92,25 @@ class RealModality:
         """The sources whose own nuclei are well separated."""
         measured = [(w, signed_separation(grey(w.image), w.labels, polarity=self.sign)) for w in self.sources]
         return [window for window, value in measured if value is not None and value > MIN_SEPARATION]
+
+    @property
+    def dice(self) -> float | None:
+        """Of the judge on the sources as they are, mean; None where none is annotated."""
+        return self.dice_of(self.judged)
+
+    @property
+    def false_per_nucleus(self) -> float:
+        """False objects that the judge sees in the sources as they are, for each true nucleus."""
+        return self.false_of(self.judged)
+
+    def dice_of(self, ids: Iterable[str]) -> float | None:
+        """The mean over some of the sources, one that is named twice counting twice; None for none."""
+        found = [self.judged[one][0] for one in ids]
+        return float(np.mean(found)) if found else None
+
+    def false_of(self, ids: Iterable[str]) -> float:
+        """Over some of the sources, one that is named twice counting twice."""
+        return _per_nucleus([self.judged[one][1] for one in ids])
 
     def floor(self) -> float | None:
         """Kernel distance between two halves of the real crops, divided by field; None for a single field."""
@@ -134,6 +151,7 @@ class Measurer:
         modalities: Names, in the order of the models.
         polarity: 1 or -1 of each modality, as found without masks.
         trust_masks: Whether the sign is rather that of most of the annotated training images, where there are any.
+        references: Images that restyled ones are compared with, beside the training images; None = the evaluated ones.
         reference_images: At most this many images a modality give features; None = all.
         progress: Shown to the person.
 
@@ -151,13 +169,15 @@ class Measurer:
         *,
         polarity: Sequence[int],
         trust_masks: bool = True,
+        references: Dataset | None = None,
         reference_images: int | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self.modalities = tuple(modalities)
         self._evaluated, self._train, self._judge, self._trunk = evaluated, train, judge, trunk
+        self._others = evaluated if references is None else references
         self._polarity, self._trust_masks = dict(zip(modalities, polarity, strict=True)), trust_masks
-        there = {one.modality for one in (*train.records, *evaluated.records)}
+        there = {one.modality for one in (*train.records, *self._others.records)}
         present = [name for name in self.modalities if name in there]
         _refuse_what_cannot_be_compared(present, evaluated, train)
         self.real: dict[str, RealModality] = {}
@@ -172,14 +192,12 @@ class Measurer:
         if len(found) < FEW:
             spare = windows(self._train, name, limit=_TRAINING_SOURCES)
         sources, from_train = spare or found, bool(spare)
-        judged = [self._judged(one.image, one.labels) for one in sources]
         features, trained, fields, colours = self._references(name, reference_images)
         return RealModality(
             sources=tuple(sources),
             from_train=from_train,
             sign=self._sign(name),
-            dice=float(np.mean([kept for kept, _ in judged])) if judged else None,
-            false_per_nucleus=_per_nucleus([counted for _, counted in judged]),
+            judged={one.id: self._judged(one.image, one.labels) for one in sources},
             features=features,
             trained=trained,
             fields=fields,
@@ -197,12 +215,12 @@ class Measurer:
         return 1 if sum(brighter) * 2 >= len(brighter) else -1
 
     def _references(self, name: str, limit: int | None) -> tuple[Array, npt.NDArray[np.bool_], tuple[str, ...], Array]:
-        """Features of the crops of all real images, whether each is for training, its field; the mean colour of each image."""
+        """Features of the crops of all reference images, whether each is for training, its field; the images' mean colours."""
         train = {one.id for one in self._train.records}
         both: dict[str, Record] = {
-            one.id: one for one in (*self._evaluated.records, *self._train.records) if one.modality == name
+            one.id: one for one in (*self._others.records, *self._train.records) if one.modality == name
         }
-        real = self._evaluated.like(_thinned(sorted(both.values(), key=lambda one: one.id not in train), limit))
+        real = self._others.like(_thinned(sorted(both.values(), key=lambda one: one.id not in train), limit))
         features: list[Array] = []
         trained: list[bool] = []
         fields: list[str] = []
@@ -233,7 +251,7 @@ class Measurer:
     def draw(
         self, model: Translator, source: str, target: str, *, draws: int, seed: int, keep: int = 0
     ) -> tuple[Draws, list[tuple[Window, Tensor]]]:
-        """Restyle the sources of a modality into another, in turn, and measure the results.
+        """Restyle the sources of a modality into another, in turn or evenly chosen, and measure the results.
 
         Args:
             model: To measure.
@@ -246,7 +264,7 @@ class Measurer:
         Returns:
             The measures, and (source, restyled) pictures.
         """
-        measured, kept, usable = Draws(), [], self.real[source].usable
+        measured, kept, usable = Draws(), [], _thinned(self.real[source].usable, draws)
         for k in range(draws if usable else 0):
             window = usable[k % len(usable)]
             made = self._restyle(model, window, source, target, rng.generator(seed, source, target, k), measured)
@@ -286,17 +304,17 @@ class Measurer:
             return row
         kept, images = [value > MIN_SEPARATION for value in draws.separation], sorted(set(draws.ids))
         features = np.concatenate(draws.features)
-        untranslated = np.concatenate([crop_features(one.image, self._trunk) for one in own.usable])
+        untranslated = np.concatenate([crop_features(one.image, self._trunk) for one in own.usable if one.id in images])
         return row | {
             "nuclei_kept": float(np.mean(kept)),
             "nuclei_kept_interval": _interval(draws.ids, kept) if len(images) >= _MIN_RESAMPLED else None,
             "nuclei_kept_by_image": _by_image(draws.ids, kept) if len(images) < _MIN_RESAMPLED else None,
             "separation": float(np.mean(draws.separation)),
             "dice": float(np.mean(draws.dice)),
-            "dice_share": float(np.mean(draws.dice)) / self.dice_asked(source, target),
+            "dice_share": float(np.mean(draws.dice)) / self.dice_asked(source, target, draws.ids),
             "false_per_nucleus": _per_nucleus(draws.false),
-            "false_allowed": max(own.false_per_nucleus, real.false_per_nucleus) + 0.1,
-            "taken_for_target": float(np.mean(self._classifier.predict(features) == self.modalities.index(target))),
+            "false_allowed": self.false_allowed(source, target, draws.ids),
+            "taken_for_target": float(np.mean([self._taken_for(one) == target for one in draws.features])),
             "recognised": float(np.mean(draws.recognised)),
             "kernel_distance": _distance(features, real.features),
             "kernel_distance_untranslated": _distance(untranslated, real.features),
@@ -304,10 +322,19 @@ class Measurer:
             "cycle_error": float(np.mean(draws.cycle)),
         }
 
-    def dice_asked(self, source: str, target: str) -> float:
-        """The smaller of the judge's Dice on the source and on real images of the target, as far as they are annotated."""
-        known = [one for one in (self.real[source].dice, self.real[target].dice) if one is not None]
+    def dice_asked(self, source: str, target: str, ids: Iterable[str]) -> float:
+        """The smaller of the judge's Dice on the sources that were drawn and on real images of the target, as far as known."""
+        known = [one for one in (self.real[source].dice_of(ids), self.real[target].dice) if one is not None]
         return max(1e-6, min(known, default=1.0))
+
+    def false_allowed(self, source: str, target: str, ids: Iterable[str]) -> float:
+        """Tenth of a false object per nucleus more than on the sources that were drawn, or on real images of the target."""
+        return max(self.real[source].false_of(ids), self.real[target].false_per_nucleus) + 0.1
+
+    def _taken_for(self, features: Array) -> str:
+        """The modality that the classifier takes an image for: the likeliest over its crops, (N, D)."""
+        likely = self._classifier.predict_log_proba(features).mean(axis=0)
+        return self.modalities[int(self._classifier.classes_[likely.argmax()])]
 
     def diversity(self, model: Translator, target: str, *, seed: int, attributes: int = 20) -> float:
         """Spread of the mean colour of one image over drawn attributes; the mean over a source image of each modality."""
@@ -443,8 +470,9 @@ def _by_image(ids: Sequence[str], values: Sequence[bool]) -> dict[str, float]:
 
 
 def _interval(ids: Sequence[str], values: Sequence[bool], resamples: int = 2000) -> list[float]:
-    """95 % percentile interval of a share, by resampling images."""
-    shares = np.array(list(_by_image(ids, values).values()))
+    """95 % percentile interval of a share of the draws, by resampling images, each with all of its draws."""
+    shares, counts = np.array(list(_by_image(ids, values).values())), np.unique(ids, return_counts=True)[1]
     drawn = np.random.default_rng(0).integers(0, len(shares), (resamples, len(shares)))
-    low, high = np.percentile(shares[drawn].mean(axis=1), [2.5, 97.5])
+    resampled = (shares * counts)[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return [float(low), float(high)]

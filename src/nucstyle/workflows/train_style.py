@@ -40,8 +40,8 @@ from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrai
 from nucstyle.workflows.discover import numbers
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
 from nucstyle.workflows.load import WEIGHTS, find_weights, load_judge, load_style, load_trunk, save_judge, save_style
-from nucstyle.workflows.named import masked, name_images
-from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
+from nucstyle.workflows.named import check_masks_seen, masked, name_images
+from nucstyle.workflows.provenance import check_unseen, data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
 from nucstyle.workflows.selection import Selection
 from nucstyle.workflows.style_quality import StyleQuality
@@ -150,8 +150,10 @@ def train_style(
     train, validation = visible.training_part(), visible.part("validation")
     train.read_all(progress)
     start = start_from(init, settled, model)
+    check_masks_seen(named, annotated, {"--init": start})
     style_run = StyleRun(train, model, settled, seed, place, start, validation, process_count())
     if style_run.chooses:
+        check_unseen([record.id for record in validation.records], "validation", {"--init": start})
         validation.read_all(progress)
     elif settled.training.measure_every and settled.training.judge_steps:
         progress.say("no annotated validation images: no model is measured while training, the last one is taken")
