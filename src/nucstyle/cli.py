@@ -5,6 +5,7 @@ Heavy imports stand inside the verbs, so that `nucstyle --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,6 +107,7 @@ def demo(
             _print_config(to_table(workflow.demo_config(set_ or [])))
             return
         with progress:
+            _say_if_new(resume, out, progress)
             result = workflow.demo(
                 out,
                 progress=progress,
@@ -136,6 +138,7 @@ def fetch(
         from nucstyle.workflows import fetch as workflow
 
         with progress:
+            _say_if_new(resume, out, progress)
             workflow.fetch(
                 name, out, progress=progress, part=part, from_dir=from_dir, resume=resume, overwrite=overwrite
             )
@@ -219,6 +222,7 @@ def discover(
             k=k, features=features, clahe=clahe, overrides=set_ or [], seed=seed, split=split
         )
         with progress:
+            _say_if_new(resume, out, progress)
             workflow.discover(
                 data,
                 out,
@@ -273,6 +277,7 @@ def train_style(
             _print_config(to_table(recipes.style_recipe(recipe, set_ or [])))
             return
         with progress:
+            _say_if_new(resume, out, progress)
             workflow.train_style(
                 data,
                 out,
@@ -387,6 +392,7 @@ def augment(
         from nucstyle.workflows import augment as workflow
 
         with progress:
+            _say_if_new(resume, out, progress)
             workflow.augment(
                 data,
                 out,
@@ -434,6 +440,7 @@ def convert(
         from nucstyle.workflows import convert as workflow
 
         with progress:
+            _say_if_new(resume, out, progress)
             workflow.convert(
                 data,
                 out,
@@ -536,6 +543,7 @@ def train_segmenter(
             _print_config(to_table(recipes.segmenter_recipe(recipe, set_ or [])))
             return
         with progress:
+            _say_if_new(resume, out, progress)
             workflow.train_segmenter(
                 data,
                 out,
@@ -763,7 +771,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
 
 @app.command()
 def info(
-    what: Annotated[str | None, typer.Argument(metavar="FILE|RUN", help="Weights or a run [the installation].")] = None,
+    what: Annotated[str | None, typer.Argument(metavar="NAME|FILE|RUN", help="Weights or a run [the installation].")] = None,
     out: OptionalOut = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -799,6 +807,12 @@ def _caching(use: bool, verify: bool) -> CacheUse:
 def _names(joined: str | None) -> list[str] | None:
     """`a,b` -> [a, b]."""
     return None if joined is None else [name.strip() for name in joined.split(",")]
+
+
+def _say_if_new(resume: bool, out: Path, progress: ConsoleProgress) -> None:
+    """Say that there is nothing to go on with: a misspelt folder would cost a whole training."""
+    if resume and not (out / "config.toml").is_file() and os.environ.get("RANK", "0") == "0":
+        progress.say(f"--resume: no run in {out} yet; a new one begins")
 
 
 _NO_MEMORY = "nucstyle: not enough memory; use fewer or smaller images, or a smaller batch_size or size_px"

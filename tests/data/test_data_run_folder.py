@@ -184,8 +184,21 @@ def test_going_on_in_the_same_config_keeps_everything(old):
 def test_going_on_in_another_config_is_refused_with_the_key_and_both_values(old, refusal, change, key, was, now):
     before = snapshot(old)
     message = refusal(RunFolderError, start, old, {**CONFIG_TABLE, **change}, resume=True)
-    assert message == (f"{old}: cannot resume, {key} was {was} and is now {now}; give the old value or start a new run")
+    longer = "; to train longer, go on from this one in a new run with --init" if key.endswith("steps") else ""
+    assert message == (
+        f"{old}: cannot resume, {key} was {was} and is now {now}. Give all options as they were, or start a new run{longer}"
+    )
     assert snapshot(old) == before
+
+
+def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, refusal):
+    config = {"verb": "demo", "a": 1, "b": 1, "c": 1, "data": {"ids_sha256": "aa", "images": 48}}
+    start(tmp_path / "run", config)
+    other = {**config, "data": {"ids_sha256": "bb", "images": 17}}
+    message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
+    assert "data.images was 48 and is now 17; data.ids: other files than before. Give" in message
+    message = refusal(RunFolderError, start, tmp_path / "run", {**other, "a": 2, "b": 2, "c": 2}, resume=True)
+    assert "a was 1 and is now 2; b was 1 and is now 2; c was 1 and is now 2; and 2 more. Give" in message
 
 
 def test_a_tuple_is_the_list_that_it_becomes_on_the_disk(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from nucstyle.core.errors import DatasetError, MeasureError
-from nucstyle.core.protocols import SILENT
+from nucstyle.core.protocols import SILENT, Silent
 from nucstyle.core.rng import generator, seeded
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.image_io import read_image
@@ -63,12 +63,12 @@ class Means:
 def measurer_of(manifest):
     """`measurer_of()` measures the real fields of the manifest; the polarities that it is given are wrong."""
 
-    def make(change=lambda record: record, modalities=NAMES, **options):
+    def make(change=lambda record: record, modalities=NAMES, judge=None, **options):
         dataset = open_dataset(manifest)
         dataset = dataset.with_records([change(record) for record in dataset.records])
         parts = dataset.part("validation"), dataset.part("train")
         polarity = [-1, 1, 1][: len(modalities)]
-        return Measurer(*parts, Threshold(), Means(), modalities, polarity=polarity, **options)
+        return Measurer(*parts, judge or Threshold(), Means(), modalities, polarity=polarity, **options)
 
     return make
 
@@ -130,6 +130,32 @@ def test_objects_that_a_translation_invents_are_counted(measurer_of, fake_transl
     inventing = measurer.summary(*NAMES, measurer.draw(Inventing(), *NAMES, draws=3, seed=0)[0])
     assert inventing["false_per_nucleus"] > honest["false_per_nucleus"] + 0.2
     assert "F" in missed(inventing)
+
+
+def test_what_weakens_the_measures_is_said(measurer_of):
+    class Said(Silent):
+        def __init__(self):
+            self.lines = []
+
+        def say(self, line):
+            self.lines.append(line)
+
+    class Blind(Threshold):
+        def foreground(self, image):
+            return torch.zeros_like(image[:, :1])
+
+    def rare(record):
+        kept = record.split == "train" or record.modality == NAMES[0] or record.id == "field-5"
+        return record if kept else replace(record, labels=None)
+
+    said = Said()
+    measurer_of(progress=said)
+    assert not said.lines
+    measurer_of(rare, progress=said)
+    (line,) = said.lines
+    assert line.startswith("purple-on-white: fewer than 3 annotated images to restyle, so 1 training images are")
+    measurer_of(judge=Blind(), progress=said)
+    assert sum("finds nuclei of real images with a Dice of 0.00 only" in line for line in said.lines) == 2
 
 
 def test_what_is_asked_is_by_the_sources_that_were_drawn(measurer_of, fake_translator):
@@ -380,7 +406,7 @@ def test_a_part_without_images_and_an_unknown_part_are_refused(run_verb, manifes
     verb = ("evaluate-style", manifest, "--style", "style", "--out", "m", "--judge", judge_file)
     result = run_verb(*verb, "--on", "test")
     assert result.exit_code == 2
-    assert "no image in that part" in result.output
+    assert "data/manifest.csv: no image in the part test; nucstyle discover --split" in " ".join(result.output.split())
     result = run_verb(*verb, "--on", "training")
     assert result.exit_code == 2
     assert "give validation or test" in result.output

@@ -87,3 +87,14 @@ def test_info_describes_every_shipped_file(run_verb):
         assert result.exit_code == 0, result.output
         assert kind in result.output
     assert "dsb2018" in run_verb("info").output
+
+
+def test_shipped_weights_are_described_by_name_too(run_verb):
+    assert "weights: judge" in run_verb("info", "judge-dsb2018").output
+    assert "weights: segmenter" in run_verb("info", "lite-dsb2018").output
+    several = run_verb("info", "dsb2018")
+    assert several.exit_code == 2
+    assert "give one of style-dsb2018, judge-dsb2018" in several.output
+    unknown = run_verb("info", "dsb2081")
+    assert unknown.exit_code == 2
+    assert "nor the name of shipped weights (style-dsb2018" in " ".join(unknown.output.split())

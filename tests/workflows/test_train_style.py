@@ -7,7 +7,7 @@ import pytest
 
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
-from nucstyle.workflows.load import load_judge
+from nucstyle.workflows.load import find_weights, load_judge
 from nucstyle.workflows.selection import Selection
 
 TINY = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0")
@@ -94,7 +94,7 @@ def test_weights_of_other_networks_or_modalities_are_refused(run_verb, manifest)
     manifest.write_text(manifest.read_text().replace(",he,", ",ihc,"))
     result = run_verb("train-style", manifest, "--out", "second", "--init", "first", *TINY)
     assert result.exit_code == 2
-    assert "name them alike in the manifest" in result.output
+    assert "name alike in the manifest what is alike" in " ".join(result.output.split())
 
 
 def test_a_judge_is_trained_on_the_masks_that_may_be_seen(run_verb, manifest, tmp_path):
@@ -105,6 +105,10 @@ def test_a_judge_is_trained_on_the_masks_that_may_be_seen(run_verb, manifest, tm
     seen = load_weights(path / "weights.safetensors", kind="judge").metadata
     assert seen["masks_seen"] == seen["trained_on"] == ["field-0", "field-1", "field-2"]
     load_judge(path)
+    assert (
+        find_weights(tmp_path / "style", "judge") == path / "weights.safetensors"
+    )  # by the run that it was trained in
+    assert find_weights(tmp_path / "style", "style") == tmp_path / "style" / "weights.safetensors"
 
 
 @pytest.fixture
@@ -180,3 +184,15 @@ def test_what_models_are_chosen_by_is_part_of_the_config_and_read_before_the_tra
     assert result.exit_code == 2
     assert "field-3.png" in result.output
     assert not (tmp_path / "refused").exists()
+
+
+def test_how_far_an_unfinished_training_has_come_is_said(run_verb, manifest, tmp_path):
+    fresh = run_verb("train-style", manifest, "--out", "style", "--resume", *TINY, "--set", "log_every=1")
+    assert fresh.exit_code == 0, fresh.output
+    assert "no run in style yet; a new one begins" in fresh.output
+    for name in ("result.json", "weights.safetensors"):
+        (tmp_path / "style" / name).unlink()
+    assert "finished: no, step 2 of 2; the same command with --resume goes on" in run_verb("info", "style").output
+    again = run_verb("train-style", manifest, "--out", "style", "--resume", *TINY, "--set", "log_every=1")
+    assert "a new one begins" not in again.output
+    assert "finished: True" in run_verb("info", "style").output

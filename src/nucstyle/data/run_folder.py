@@ -27,6 +27,9 @@ MEASURES = "measures.jsonl"
 FIGURES = "figures"
 """Folder of figures as files, for slides and papers."""
 _LOCK = ".lock"
+_STEPS = "recipe.training.steps"
+_TOLD = 3
+"""So many differences of two configs are told."""
 _PACKAGES = ("nucstyle", "torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow", "tifffile")
 
 
@@ -216,19 +219,25 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse to go on in a run of another config, naming the first key that differs."""
-    found = first_difference(old, new)
-    if found is not None:
-        key, before, after = found
-        msg = f"{path}: cannot resume, {key} was {before!r} and is now {after!r}; give the old value or start a new run"
-        raise RunFolderError(msg)
+    """Refuse to go on in a run of another config, naming what differs."""
+    found = differences(old, new)
+    if not found:
+        return
+    hashes = [key for key in found if key.endswith("_sha256")]
+    told = [f"{key} was {before!r} and is now {after!r}" for key, (before, after) in found.items() if key not in hashes]
+    told += [f"{key.removesuffix('_sha256')}: other files than before" for key in hashes]
+    more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+    trains = new.get("verb") in ("train-style", "train-segmenter")
+    longer = "; to train longer, go on from this one in a new run with --init" if trains and _STEPS in found else ""
+    msg = f"{path}: cannot resume, {'; '.join(told[:_TOLD])}{more}. Give all options as they were, or start a new run{longer}"
+    raise RunFolderError(msg)
 
 
-def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first key, dotted, in which two configs differ once they are written, with both values; None where they agree."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys, dotted, in which two configs differ once they are written, each with both values."""
     before, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
-    differing = (key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key))
-    return next(((key, before.get(key), after.get(key)) for key in differing), None)
+    keys = sorted(before.keys() | after.keys())
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

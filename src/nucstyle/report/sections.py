@@ -277,15 +277,16 @@ def _new(run: Path, model: Mapping[str, Any], result: Mapping[str, Any], count: 
 
 def train_style(run: Path) -> Section:
     """The style model: its grid and its losses."""
-    config = read_config(run)
-    steps = config["recipe"]["training"]["steps"]
+    recipe = read_config(run)["recipe"]
+    steps, architecture = recipe["training"]["steps"], recipe["network"]["architecture"]
     grids = sorted((run / "samples").glob("grid-*.png"))
     said = [
         "Rows are one training image of each modality. The first column is the original; then the same content in each modality, "
         "in the style of that modality's own picture. The framed ones are self-reconstructions."
     ]
     if steps < SHORT_TRAINING:
-        said.insert(0, f"This is a short training of {steps} steps: colours are there, texture is not.")
+        colours = ": colours are there, texture is not" if architecture == "lookup" else ""
+        said.insert(0, f"This is a short training of {steps} steps{colours}.")
     if not grids:
         return Section("Style model", (*said, "No sample grid has been drawn yet."))
     shown = _present([picture(grids[-1], f"after step {int(grids[-1].stem[5:])}")])
@@ -342,14 +343,15 @@ def evaluate_style(run: Path) -> Section:
 
 
 _PAIRS = (
-    "Nuclei kept: share of the restyled images whose nuclei are brighter (or darker, as the target has them) than what "
-    "surrounds them, with an area under the ROC curve above 0.8; its interval by resampling images. Dice share: Dice of the "
-    "judge, a network trained on real images, beside the smaller of its Dice on the source and on real images of the target. "
-    "Taken for target: share of the images that a classifier of the trunk's features takes for it, taught with real crops; "
-    "recognised: by the colours that modalities are told apart by. Kernel distance: of the trunk's features to real crops of "
-    "the target; untranslated = that of the source itself, floor = that between two halves of the real crops. Misses: K nuclei "
-    "kept < 0.9, D Dice share < 0.85, F false objects above what is allowed, C taken for target < 0.85, M kernel distance above "
-    "the larger of a third of untranslated and 1.5 times the floor."
+    "Of train: training images, which the model has seen, for want of three annotated images of the part. Nuclei kept: share of "
+    "the restyled images whose nuclei are brighter (or darker, as the target has them) than what surrounds them, with an area "
+    "under the ROC curve above 0.8; its interval by resampling images. Dice share: Dice of the judge, a network trained on real "
+    "images, beside the smaller of its Dice on the source and on real images of the target. Taken for target: share of the "
+    "images that a classifier of the trunk's features takes for it, taught with real crops; recognised: by the colours that "
+    "modalities are told apart by. Kernel distance: of the trunk's features to real crops of the target; untranslated = that of "
+    "the source itself, floor = that between two halves of the real crops. Misses: K nuclei kept < 0.9, D Dice share < 0.85, F "
+    "false objects above what is allowed, C taken for target < 0.85, M kernel distance above the larger of a third of "
+    "untranslated and 1.5 times the floor."
 )
 _REAL = "Diversity: the spread of the mean colour over 20 drawn styles, beside that of the real images."
 _GRIDS = "The first column is the source, then the same image in each modality; framed is its own. Other styles in every row."

@@ -152,7 +152,10 @@ class StyleBatches:
             for modality in range(max(modalities) + 1)
         ]
         if len(self._members) < 2:
-            msg = "all training images are of one modality; style transfer needs images of at least two"
+            msg = (
+                "all training images are of one modality, and style transfer needs images of at least two; add some of another, "
+                "annotated or not, or use a model that knows others, such as --style dsb2018"
+            )
             raise DatasetError(msg)
         size = recipe.training.batch_size
         if len(self._members) == 2 and size % 2:

@@ -18,7 +18,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.ledger import seen_in_making
 from nucstyle.data.manifest import check_file_names
 from nucstyle.data.pixel_cache import CacheUse
-from nucstyle.data.run_folder import RunFolder, check_target, first_difference, read_config
+from nucstyle.data.run_folder import RunFolder, check_target, differences, read_config
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
@@ -366,9 +366,9 @@ class _Comparison:
         if self.style_weights is not None and "style" in parts_of(arm):
             own |= {"style_sha256": config.get("style_sha256"), "gate": config.get("gate", {})}
             asked |= {"style_sha256": self.style_weights.sha256, "gate": self.gate.to_table() if self.gate else {}}
-        found = first_difference(own, asked)
-        if found is not None:
-            key, before, after = found
+        found = differences(own, asked)
+        if found:
+            key, (before, after) = next(iter(found.items()))
             msg = (
                 f"{cell}: this finished cell cannot be compared with the others, {key} was {before!r} and is now {after!r}; "
                 "give the old value, remove the cell, or use another --out"

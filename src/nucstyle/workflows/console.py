@@ -54,7 +54,7 @@ class ConsoleProgress:
         if self._bars is not None:
             self._bar = self._bars.add_task(stage, total=total, rate="", values="")
         else:
-            self._line(f"{stage}: {total} {unit}s")
+            self._line(f"{stage}: {total} {_counted(unit, total)}")
 
     def advance(self, done: int, values: Mapping[str, float] | None = None) -> None:
         """`done` units of the stage are finished."""
@@ -70,8 +70,9 @@ class ConsoleProgress:
         elif now - self._printed >= _SECONDS_BETWEEN_LINES or done == self._total:
             self._printed = now
             left = f", {(self._total - done) / rate:.0f} s left" if rate > 0 and done < self._total else ""
+            units = _counted(self._unit, self._total)
             self._line(
-                f"{self._stage}: {done}/{self._total} {self._unit}s, {rate:.2f}/s{left} {_brief(values or {})}".rstrip()
+                f"{self._stage}: {done}/{self._total} {units}, {rate:.2f}/s{left} {_brief(values or {})}".rstrip()
             )
 
     def say(self, line: str) -> None:
@@ -83,6 +84,13 @@ class ConsoleProgress:
 
     def _line(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
+
+
+def _counted(unit: str, number: int) -> str:
+    """`image`, `images`, `modalities`."""
+    if number == 1:
+        return unit
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
 
 
 def _brief(values: Mapping[str, float]) -> str:

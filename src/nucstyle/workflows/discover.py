@@ -335,7 +335,8 @@ def _on_names(found: Discovery, counts: Mapping[str, int]) -> Iterator[str]:
         yield f"named only outside the part train, so nothing was learned of them: {', '.join(outside)}"
     for name in found.model.names:
         if counts[name] == 1 and len(found.records) > 1:
-            yield f"modality {name!r} has one image; more of its kind, or a smaller --k, would serve better"
+            fewer = "" if name in found.given else ", or a smaller --k,"
+            yield f"modality {name!r} has one image; more of its kind{fewer} would serve better"
     for one, other in combinations(sorted(counts), 2):
         if _looks_misspelt(one, other):
             yield f"modalities {one!r} and {other!r} differ by a letter or two; correct the manifest if they are one"

@@ -114,7 +114,7 @@ def evaluate_style(
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)
     evaluated = dataset.part(on)
     if not len(evaluated):
-        msg = "no image in that part of the split; give data with a split, or choose another part with --on"
+        msg = f"{data}: no image in the part {on}; nucstyle discover --split divides images into parts, --on chooses another"
         raise DatasetError(msg)
     for metadata, what in ((weights.metadata, str(style)), (seeing.metadata, f"the judge {judge}")):
         _refuse_what_was_seen(evaluated, metadata, what)
@@ -260,7 +260,10 @@ def check_kept(result: Mapping[str, Any], least: float) -> None:
 def _refuse_what_was_seen(evaluated: Dataset, metadata: Mapping[str, Any], what: str) -> None:
     seen = set(metadata.get("trained_on", ())) & {record.id for record in evaluated.records}
     if seen:
-        msg = f"{what} was trained on {len(seen)} of these images, for example {min(seen)}; measure on others"
+        msg = (
+            f"{what} was trained on {len(seen)} of these images, for example {min(seen)}; measure on others (images are known "
+            "by their ids: rename files that only share a name)"
+        )
         raise DatasetError(msg)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nucstyle.core.errors import InputError
+from nucstyle.core.errors import InputError, WeightsError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import resolve_precision
 from nucstyle.data.cache import cache_bytes, cache_folder
-from nucstyle.data.run_folder import RESULT, RunFolder, check_target, package_versions, read_config
+from nucstyle.data.run_folder import LOG, RESULT, RunFolder, check_target, package_versions, read_config, read_log
 from nucstyle.data.weights import Weights, load_weights
-from nucstyle.workflows.load import WEIGHTS, shipped
+from nucstyle.workflows.load import SHIPPED_KINDS, WEIGHTS, find_weights, shipped
 
 _LONG = ("trained_on", "masks_seen", "modality_model")
 _CACHE = "cache"
@@ -25,7 +26,8 @@ def info(what: str | None = None, out: Path | None = None, *, overwrite: bool = 
     """Describe the installation, or a weights file, or a run folder.
 
     Args:
-        what: A weights file or run folder; None = the installation.
+        what: A weights file, a run folder, or the name of shipped weights, with their kind before it where several kinds have
+            that name (`judge-dsb2018`); None = the installation.
         out: A run folder for `result.json`; None = write nothing.
         overwrite: Replace a run in `out`.
 
@@ -68,11 +70,13 @@ def _describe(path: Path) -> dict[str, Any]:
         finished = (path / RESULT).is_file()
         described = {
             "run of": config["verb"],
-            "finished": finished,
+            "finished": finished or f"no{_reached(path, config)}",
             "seed": config.get("seed"),
         }
         weights = path / WEIGHTS
         return {**described, **_describe(weights)} if weights.is_file() else described
+    if not path.exists():
+        path = _shipped_as(str(path))
     for kind in _KINDS:
         try:
             return {"weights": kind, **_weights(load_weights(path, kind=kind))}
@@ -83,11 +87,36 @@ def _describe(path: Path) -> dict[str, Any]:
     raise InputError(msg)
 
 
+def _reached(run: Path, config: Mapping[str, Any]) -> str:
+    """How far an unfinished training has come, as far as its log says."""
+    steps = [int(line["step"]) for line in read_log(run / LOG) if "step" in line]
+    wanted = config.get("recipe", {}).get("training", {}).get("steps")
+    return f", step {max(steps)} of {wanted}; the same command with --resume goes on" if steps and wanted else ""
+
+
+def _shipped_as(name: str) -> Path:
+    """The file of shipped weights.
+
+    Raises:
+        WeightsError: There are none of that name, or several.
+    """
+    known = {f"{kind}-{one}": (kind, one) for kind in SHIPPED_KINDS for one in shipped(kind)}
+    chosen = [known[name]] if name in known else [pair for pair in known.values() if pair[1] == name]
+    if len(chosen) == 1:
+        kind, one = chosen[0]
+        return find_weights(one, kind)
+    if chosen:
+        msg = f"{name}: there are several; give one of {', '.join(f'{kind}-{one}' for kind, one in chosen)}"
+        raise WeightsError(msg)
+    msg = f"{name}: no such weights file or run folder, nor the name of shipped weights ({', '.join(known)})"
+    raise WeightsError(msg)
+
+
 def _weights(weights: Weights) -> dict[str, Any]:
     values = {name: value for name, value in weights.metadata.items() if name not in _LONG}
     return {
         "sha256": weights.sha256,
-        "numbers": sum(tensor.numel() for tensor in weights.tensors.values()),
+        "parameters": sum(tensor.numel() for tensor in weights.tensors.values()),
         **values,
         "trained on images": len(weights.metadata.get("trained_on", [])),
         "masks seen of images": len(weights.metadata.get("masks_seen", [])),

@@ -24,8 +24,16 @@ from nucstyle.style.model import StyleModel
 WEIGHTS = "weights.safetensors"
 """Name of the result of a training in its run folder."""
 
+JUDGE = "judge"
+"""The folder of the judge in a run of `train-style`."""
+
 SHIPPED_SEGMENTER = "lite-dsb2018"
 """Name of the segmenter that came with the package."""
+
+
+Kind = Literal["style", "segmenter", "judge"]
+SHIPPED_KINDS: tuple[Kind, ...] = ("style", "segmenter", "judge")
+"""What weights can be given by name."""
 
 
 def shipped(kind: str) -> list[str]:
@@ -38,8 +46,8 @@ def shipped(kind: str) -> list[str]:
     )
 
 
-def find_weights(what: str | Path, kind: Literal["style", "segmenter", "judge"]) -> Path:
-    """Turn NAME, FILE or RUN into a file.
+def find_weights(what: str | Path, kind: Kind) -> Path:
+    """Turn NAME, FILE or RUN into a file; the judge of a run of `train-style` is found by that run as well.
 
     Raises:
         WeightsError: None of the three.
@@ -48,6 +56,8 @@ def find_weights(what: str | Path, kind: Literal["style", "segmenter", "judge"])
     if path.is_file():
         return path
     if path.is_dir():
+        if kind == "judge" and (path / JUDGE / WEIGHTS).is_file():
+            return path / JUDGE / WEIGHTS
         if (path / WEIGHTS).is_file():
             return path / WEIGHTS
         msg = f"{path}: no {WEIGHTS} in it; give the run folder of a finished training"
@@ -55,7 +65,8 @@ def find_weights(what: str | Path, kind: Literal["style", "segmenter", "judge"])
     if str(what) in shipped(kind):
         return Path(str(resources.files("nucstyle.weights").joinpath(f"{kind}-{what}.safetensors")))
     names = ", ".join(shipped(kind)) or "none yet"
-    msg = f"{what}: no such file or run folder, nor the name of shipped {kind} weights ({names})"
+    other = next((f"; {what} names a shipped {one}" for one in SHIPPED_KINDS if str(what) in shipped(one)), "")
+    msg = f"{what}: no such file or run folder, nor the name of shipped {kind} weights ({names}){other}"
     raise WeightsError(msg)
 
 

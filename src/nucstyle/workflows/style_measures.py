@@ -5,7 +5,7 @@ Real images are measured once; restyled ones are then compared with them. What i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,6 +46,8 @@ MIN_SEPARATION = 0.8
 """Nuclei with less than this signed separation are not kept; sources with less are not asked."""
 FEW = 3
 """A modality with fewer annotated images than this is measured on training images, and marked."""
+POOR_JUDGE = 0.5
+"""With a lower Dice on real images a judge says little of restyled ones."""
 _MIN_RESAMPLED = 5
 """With fewer images there is no interval; the share of each is given instead."""
 _TRAINING_SOURCES = 12
@@ -185,7 +187,23 @@ class Measurer:
         for number, name in enumerate(present, start=1):
             self.real[name] = self._measure(name, reference_images)
             progress.advance(number)
+        for line in self._remarks():
+            progress.say(line)
         self._classifier = self._fit_classifier()
+
+    def _remarks(self) -> Iterator[str]:
+        """What makes the measures weaker than they look."""
+        for name, one in self.real.items():
+            if one.from_train:
+                yield (
+                    f"{name}: fewer than {FEW} annotated images to restyle, so {len(one.sources)} training images are, which the "
+                    "model has seen; its measures are marked: of train"
+                )
+            if one.dice is not None and one.dice < POOR_JUDGE:
+                yield (
+                    f"{name}: the judge finds nuclei of real images with a Dice of {one.dice:.2f} only, so that Dice and false "
+                    "objects of restyled ones say little; give one that was trained longer, or with more masks, by --judge"
+                )
 
     def _measure(self, name: str, reference_images: int | None) -> RealModality:
         found, spare = windows(self._evaluated, name), []

@@ -39,7 +39,16 @@ from nucstyle.training.loop import run_loop
 from nucstyle.training.style_trainer import StyleBatches, StyleRecipe, StyleTrainer, measure_attributes
 from nucstyle.workflows.discover import numbers
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
-from nucstyle.workflows.load import WEIGHTS, find_weights, load_judge, load_style, load_trunk, save_judge, save_style
+from nucstyle.workflows.load import (
+    JUDGE,
+    WEIGHTS,
+    find_weights,
+    load_judge,
+    load_style,
+    load_trunk,
+    save_judge,
+    save_style,
+)
 from nucstyle.workflows.named import check_masks_seen, masked, name_images
 from nucstyle.workflows.provenance import check_unseen, data_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import style_recipe
@@ -179,7 +188,7 @@ def warn_without_masks(train: Dataset, progress: Progress) -> None:
         return
     progress.say(
         "no training image has masks: nothing tells nuclei from other objects, so what is drawn between them is not held "
-        "back, and no judge can be trained. The masks of a few images help; see --annotated"
+        "back, and no judge can be trained. The masks of a few images help"
     )
 
 
@@ -198,9 +207,11 @@ def start_from(init: Path | str | None, recipe: StyleRecipe, modality_model: Mod
         msg = f"--init {path}: its networks are {network}, the recipe's {to_table(recipe.network)}; give the recipe it is of"
         raise WeightsError(msg)
     if names != list(modality_model.names):
+        missing = ", ".join(name for name in names or () if name not in modality_model.names) or "none"
+        unknown = ", ".join(name for name in modality_model.names if name not in (names or ())) or "none"
         msg = (
-            f"--init {path}: its modalities are {', '.join(names or [])}, those of the data "
-            f"{', '.join(modality_model.names)}; name them alike in the manifest"
+            f"--init {path}: the data must have the modalities of these weights, all and no others; missing in the data: "
+            f"{missing}; unknown to the weights: {unknown}; name alike in the manifest what is alike, or train without --init"
         )
         raise WeightsError(msg)
     return weights
@@ -287,7 +298,7 @@ def _choice(run: RunFolder, style_run: StyleRun) -> Choice[Translator]:
         style_run.validation,
         style_run.train,
         style_run.modality_model,
-        load_judge(run.path / "judge", device=style_run.device, precision=style_run.precision),
+        load_judge(run.path / JUDGE, device=style_run.device, precision=style_run.precision),
         load_trunk(),
         style_run.seed,
     )
@@ -314,7 +325,7 @@ def fit_judge(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> Non
         "data": data_fingerprint(train),
         "recipe": to_table(recipe),
     }
-    with RunFolder.open(run.path / "judge", config, resume=True) as sub:
+    with RunFolder.open(run.path / JUDGE, config, resume=True) as sub:
         if (sub.path / WEIGHTS).is_file():
             return
         trainer = JudgeTrainer(
