@@ -771,7 +771,9 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
 
 @app.command()
 def info(
-    what: Annotated[str | None, typer.Argument(metavar="NAME|FILE|RUN", help="Weights or a run [the installation].")] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="NAME|FILE|RUN", help="Weights or a run [the installation].")
+    ] = None,
     out: OptionalOut = None,
     overwrite: Overwrite = False,
 ) -> None:
