@@ -196,7 +196,7 @@ def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, ref
     start(tmp_path / "run", config)
     other = {**config, "data": {"ids_sha256": "bb", "images": 17}}
     message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
-    assert "data.images was 48 and is now 17; data.ids: other files than before. Give" in message
+    assert "data.images was 48 and is now 17; data.ids has other files than before. Give" in message
     message = refusal(RunFolderError, start, tmp_path / "run", {**other, "a": 2, "b": 2, "c": 2}, resume=True)
     assert "a was 1 and is now 2; b was 1 and is now 2; c was 1 and is now 2; and 2 more. Give" in message
 

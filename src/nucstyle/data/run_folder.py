@@ -225,12 +225,19 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
         return
     hashes = [key for key in found if key.endswith("_sha256")]
     told = [f"{key} was {before!r} and is now {after!r}" for key, (before, after) in found.items() if key not in hashes]
-    told += [f"{key.removesuffix('_sha256')}: other files than before" for key in hashes]
+    told += [f"{key.removesuffix('_sha256')} {_of_hashes(*found[key])}" for key in hashes]
     more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
     trains = new.get("verb") in ("train-style", "train-segmenter")
     longer = "; to train longer, go on from this one in a new run with --init" if trains and _STEPS in found else ""
     msg = f"{path}: cannot resume, {'; '.join(told[:_TOLD])}{more}. Give all options as they were, or start a new run{longer}"
     raise RunFolderError(msg)
+
+
+def _of_hashes(before: str | None, after: str | None) -> str:
+    """What is said of two hashes that differ."""
+    if after is None:
+        return "was given and is not now"
+    return "was not given and is now" if before is None else "has other files than before"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
