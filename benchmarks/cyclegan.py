@@ -11,7 +11,6 @@ A grid of both directions is written to OUT. What is trained in OUT is not train
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import time
 from collections.abc import Sequence
@@ -199,7 +198,7 @@ def _remembered(made: Tensor, buffer: list[Tensor], random: Generator) -> Tensor
             del buffer[BUFFER:]
         else:
             place = rng.integer(0, BUFFER, random)
-            given.append(copy.copy(buffer[place]))
+            given.append(buffer[place])
             buffer[place] = buffer.pop()
     return torch.stack(given)
 

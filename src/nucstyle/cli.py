@@ -5,7 +5,6 @@ Heavy imports stand inside the verbs, so that `nucstyle --help` answers at once.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -813,7 +812,10 @@ def _names(joined: str | None) -> list[str] | None:
 
 def _say_if_new(resume: bool, out: Path, progress: ConsoleProgress) -> None:
     """Say that there is nothing to go on with: a misspelt folder would cost a whole training."""
-    if resume and not (out / "config.toml").is_file() and os.environ.get("RANK", "0") == "0":
+    from nucstyle.data.run_folder import CONFIG
+    from nucstyle.training.distributed import is_first_process
+
+    if resume and not (out / CONFIG).is_file() and is_first_process():
         progress.say(f"--resume: no run in {out} yet; a new one begins")
 
 

@@ -351,6 +351,22 @@ def test_the_verb_writes_measures_grids_and_a_gallery(run_verb, manifest, judge_
     assert json.loads((tmp_path / "measured" / "result.json").read_text()) == written
 
 
+def test_both_parts_are_compared_with_the_same_real_images(run_verb, manifest, judge_file, tmp_path):
+    text = manifest.read_text()
+    for name in ("field-1", "field-5"):
+        line = next(line for line in text.splitlines() if line.startswith(f"{name},"))
+        text = text.replace(line, line.replace(",validation,", ",test,"))
+    manifest.write_text(text)
+    assert run_verb("train-style", manifest, "--out", "style", *TINY_STYLE).exit_code == 0
+    for part in ("validation", "test"):
+        verb = ("evaluate-style", manifest, "--style", "style", "--out", part, "--draws", 1, "--judge", judge_file)
+        result = run_verb(*verb, "--on", part)
+        assert result.exit_code == 0, result.output
+        measured = json.loads((tmp_path / part / "result.json").read_text())["modalities"]
+        assert [one["crops"] for one in measured.values()] == [3, 3]  # of train and two of validation
+        assert json.loads((tmp_path / part / "environment.json").read_text())["precision"] in ("bf16", "fp32")
+
+
 def test_images_that_the_model_was_trained_on_are_refused(run_verb, manifest, judge_file):
     run_verb("train-style", manifest, "--out", "style", *TINY_STYLE)
     manifest.write_text(manifest.read_text().replace(",train,", ",validation,", 1))

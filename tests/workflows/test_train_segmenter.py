@@ -11,13 +11,14 @@ import pytest
 from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.geometric import RandomCrop
 from nucstyle.augment.steps import Enhance
+from nucstyle.augment.style import StyleConfig
 from nucstyle.core.errors import OptionError
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
 from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
 from nucstyle.training.distributed import SINGLE
-from nucstyle.workflows.arms import Arm
+from nucstyle.workflows.arms import Arm, make_arm
 from nucstyle.workflows.fit import require_agreement
 from nucstyle.workflows.load import find_weights, load_segmenter, save_judge
 from nucstyle.workflows.recipes import segmenter_recipe
@@ -240,7 +241,9 @@ def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
     assert outcomes.sum() == 6  # every crop of two steps
     assert not np.diagonal(outcomes).any()
     assert {gate["modalities"][target] for target in np.nonzero(outcomes.sum(axis=0))[0]} <= set(two)
-    assert read_config(tmp_path / "run")["recipe"]["style"]["attributes"] == "normal"
+    config = StyleConfig(p=0.25, targets=tuple(two), attributes="normal", exclude_own=True)
+    (restyle,) = make_arm("style", style="dsb2018", config=config, device="cpu", precision="fp32").augmentations
+    assert (restyle.p, restyle.attributes, restyle.exclude_own) == (0.25, "normal", True)
 
 
 @pytest.mark.parametrize(

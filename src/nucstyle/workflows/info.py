@@ -19,7 +19,7 @@ from nucstyle.workflows.load import SHIPPED_KINDS, WEIGHTS, find_weights, shippe
 
 _LONG = ("trained_on", "masks_seen", "modality_model")
 _CACHE = "cache"
-_KINDS = ("style", "segmenter", "judge", "trunk")
+_KINDS = (*SHIPPED_KINDS, "trunk")
 
 
 def info(what: str | None = None, out: Path | None = None, *, overwrite: bool = False) -> dict[str, Any]:
