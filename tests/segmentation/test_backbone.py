@@ -214,3 +214,18 @@ def test_features_are_those_of_timms_tf_efficientnet_lite0(trunk: Lite0Trunk, si
     assert largest_relative_difference() < 3e-5  # the order of float32 additions
     load_trunk_weights(trunk)
     assert largest_relative_difference() < 5e-3  # kernels rounded to float16
+
+
+def test_channels_are_filtered_in_float32_where_gradients_are_wanted_and_in_bfloat16_elsewhere() -> None:
+    """Going back through depthwise convolutions in bfloat16 takes a CPU five times as long."""
+    with seeded("filter"):
+        layer = FrozenNormConvolution(8, 8, 3, groups=8, is_activated=False)
+    pixels = torch.rand(2, 8, 20, 20, generator=generator("pixels"))
+    weights = torch.rand(2, 8, 20, 20, generator=generator("weights"))
+    (wanted,) = torch.autograd.grad((layer(pixels) * weights).sum(), [layer.weight])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(pixels)
+        with torch.no_grad():
+            assert layer(pixels).dtype == torch.bfloat16
+    (found,) = torch.autograd.grad((output * weights).sum(), [layer.weight])
+    assert torch.equal(found, wanted)

@@ -11,6 +11,7 @@ Written for nucstyle after
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from typing import NamedTuple
 
@@ -64,6 +65,17 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def _format_of_filters(pixels: Tensor) -> AbstractContextManager[object]:
+    """In which number format each channel is filtered by itself.
+
+    oneDNN goes back through depthwise convolutions five times as slowly in bfloat16 as in float32, so in training they
+    are float32 on a CPU; the convolutions across channels, which are nearly all of the work, stay what autocast makes them.
+    """
+    if torch.is_grad_enabled() and pixels.device.type == "cpu":
+        return torch.autocast("cpu", enabled=False)
+    return nullcontext()
+
+
 class FrozenNormConvolution(nn.Module):
     """A convolution with "SAME" padding, then a batch norm that never learns, then (if asked) ReLU6.
 
@@ -105,7 +117,11 @@ class FrozenNormConvolution(nn.Module):
             top_bottom = same_padding(pixels.shape[2], kernel, self.stride)
             pixels, padding = F.pad(pixels, (*left_right, *top_bottom)), 0
         weight = self.weight * self.scale[:, None, None, None]
-        normed = F.conv2d(pixels, weight, self.shift, self.stride, padding, groups=self.groups)
+        if self.groups == 1:
+            normed = F.conv2d(pixels, weight, self.shift, self.stride, padding)
+        else:
+            with _format_of_filters(pixels):
+                normed = F.conv2d(pixels.float(), weight, self.shift, self.stride, padding, groups=self.groups)
         return F.relu6(normed, inplace=True) if self.is_activated else normed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,8 +18,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import initLevelMapper
 
 from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import build, to_table
@@ -28,6 +25,7 @@ from nucstyle.core.errors import WeightsError
 from nucstyle.core.precision import Autocast
 from nucstyle.segmentation.backbone import PyramidTrunk
 from nucstyle.segmentation.dense import DenseHeads, DenseProposals
+from nucstyle.segmentation.pooling import PyramidPooling
 from nucstyle.segmentation.resnet import ResNetTrunk
 from nucstyle.segmentation.targets import NUCLEUS
 
@@ -183,7 +181,7 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
         score_thresh=config.proposal_score,
     )
     heads = DenseHeads(
-        _pooling(7),
+        PyramidPooling(_LEVELS, 7),
         TwoMLPHead(channels * 49, config.box_head_size),
         FastRCNNPredictor(config.box_head_size, 2),
         config.region_foreground_iou,
@@ -194,7 +192,7 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
         config.box_score,
         config.box_nms_iou,
         config.max_nuclei,
-        _pooling(14),
+        PyramidPooling(_LEVELS, 14),
         MaskRCNNHeads(channels, (channels,) * config.mask_layers, 1),
         MaskRCNNPredictor(channels, channels, 2),
     )
@@ -209,19 +207,6 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
     ):
         setattr(part, name, _InFormat(getattr(part, name), autocast))
     return network
-
-
-def _pooling(output_size: int) -> MultiScaleRoIAlign:
-    """Cuts regions out of the pyramid.
-
-    torchvision takes the scale of the maps from the first image that it is given, for good, and takes it wrong where padding to
-    a multiple of 32 adds much to a small image: every later image would be cut in the wrong places.
-    """
-    pooling = MultiScaleRoIAlign(list(_LEVELS), output_size=output_size, sampling_ratio=2)
-    cells = list(_LEVELS.values())
-    pooling.scales = [1 / cell for cell in cells]
-    pooling.map_levels = initLevelMapper(int(math.log2(cells[0])), int(math.log2(cells[-1])))
-    return pooling
 
 
 class _PadOnly(GeneralizedRCNNTransform):  # type: ignore[misc]
