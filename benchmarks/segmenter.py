@@ -6,7 +6,8 @@ The peer is `maskrcnn_resnet50_fpn` with `min_size = max_size = 256`, so that it
 timed as well, for information. Both train on the same batch of four crops of 256 px with 40 nuclei each, in the same number
 format. Predictions are of one such field, ours as it is and enlarged as it does by default. The networks are not trained,
 so both are made to find the 40 true boxes: each looks at all of its proposals, then makes, pastes and decodes the masks of the
-same boxes. The crowd is a field of 1000 x 1000 with 1,800 discs, in a process of its own. Run it alone on the machine.
+same boxes. A trained one looks at fewer proposals: ours with its weights (default: the shipped ones) is timed as well. The
+crowd is a field of 1000 x 1000 with 1,800 discs, in a process of its own; with --weights, by these. Run it alone on the machine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -103,7 +105,7 @@ def step_of(losses: Callable[[], dict[str, Tensor]], parameters: list[Tensor]) -
     return step
 
 
-def compare(steps: int) -> None:
+def compare(steps: int, weights: str | None) -> None:
     """Steps and predictions, ours and the peer's."""
     precision = resolve_precision("auto", "cpu")
     fields = [discs(256, 40, 10, seed) for seed in range(4)]
@@ -128,6 +130,11 @@ def compare(steps: int) -> None:
         find(segmenter.network.roi_heads, boxes * inference.magnification((256, 256)))
         work = timed(lambda: segment(segmenter, images[0], TestTimeAugmentation("none")), steps)
         print(f"prediction of 256 px, {name}: ours", work)
+        trained = load_segmenter(*[weights] if weights else [], device="cpu")
+        trained.inference = replace(trained.inference, enlarge_below_px=inference.enlarge_below_px)
+        found = segment(trained, images[0], TestTimeAugmentation("none"))
+        work = timed(partial(segment, trained, images[0], TestTimeAugmentation("none")), steps)
+        print(f"prediction of 256 px, {name}: ours, trained, {len(found.scores)} nuclei", work)
     for side in (256, 800):
         peer = torchvisions(side)
         peer.train()
@@ -178,7 +185,7 @@ def main() -> None:
     # First: a process begins with the peak memory of the one that started it.
     given = ["--weights", arguments.weights] if arguments.weights else []
     subprocess.run([sys.executable, __file__, "--crowd", *given], check=True)
-    compare(arguments.steps)
+    compare(arguments.steps, arguments.weights)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 # B = images, R = regions, C = channels, h, w = size of a map, S = side of what is cut out, G = samples along it
@@ -21,8 +22,8 @@ _SAMPLES = 2
 """In each direction of a cell, as in Detectron's configuration of Mask R-CNN."""
 
 
-class PyramidPooling(nn.Module):
-    """A drop-in for torchvision's `MultiScaleRoIAlign` with `sampling_ratio` 2.
+class PyramidPooling(MultiScaleRoIAlign):  # type: ignore[misc]
+    """torchvision's `MultiScaleRoIAlign` with two samples a cell and direction; on a CPU in another way.
 
     The scale of each map is given here. torchvision takes it from the first image that it sees, for good, and takes it wrong
     where padding to a multiple of 32 adds much to a small image: every later image would be cut in the wrong places.
@@ -33,11 +34,10 @@ class PyramidPooling(nn.Module):
     """
 
     def __init__(self, levels: Mapping[str, int], output_size: int) -> None:
-        super().__init__()
-        self.levels = dict(levels)
-        self.output_size = output_size
-        strides = list(self.levels.values())
-        self._level_of = initLevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
+        super().__init__(list(levels), output_size, _SAMPLES)
+        self._strides = list(levels.values())
+        self.scales = [1 / stride for stride in self._strides]
+        self.map_levels = initLevelMapper(int(math.log2(self._strides[0])), int(math.log2(self._strides[-1])))
 
     def forward(
         self, maps: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]
@@ -47,26 +47,28 @@ class PyramidPooling(nn.Module):
         Args:
             maps: (B, C, h, w) float32 by name; those that are not among the levels are left alone.
             boxes: (R, 4) xyxy in pixels for each image.
-            image_shapes: Not looked at; torchvision's detectors give it.
+            image_shapes: (height, width) of each image, which torchvision asks for and neither way looks at.
 
         Returns:
             (sum of R, C, S, S) float32, image by image.
         """
-        side = self.output_size
-        used = [maps[name] for name in self.levels]
-        channels = used[0].shape[1]
-        regions = torch.cat(list(boxes))
-        image = torch.repeat_interleave(
-            torch.arange(len(boxes), device=regions.device),
-            torch.tensor([len(own) for own in boxes], device=regions.device),
-        )
-        level = self._level_of(list(boxes))
+        used = [maps[name] for name in self.featmap_names]
+        if used[0].device.type != "cpu":
+            cut: Tensor = super().forward(maps, list(boxes), list(image_shapes))
+            return cut
+        return self._cut(used, list(boxes))
+
+    def _cut(self, used: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        side, channels = self.output_size[0], used[0].shape[1]
+        regions = torch.cat(boxes)
+        image = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(own) for own in boxes]))
+        level = self.map_levels(boxes)
         heights, widths = regions.new_tensor([one.shape[-2:] for one in used]).long().T
         starts = torch.tensor([0, *[one.shape[0] * one.shape[2] * one.shape[3] for one in used]]).cumsum(0)[:-1]
-        scaled = regions / regions.new_tensor(list(self.levels.values()))[level][:, None]
+        scaled = regions / regions.new_tensor(self._strides)[level][:, None]
         rows, row_weights = _samples(scaled[:, 1], scaled[:, 3], heights[level], side)
         columns, column_weights = _samples(scaled[:, 0], scaled[:, 2], widths[level], side)
-        first = starts.to(regions.device)[level] + image * (heights * widths)[level]  # (R,) the first cell of the map
+        first = starts[level] + image * (heights * widths)[level]  # (R,) the first cell of the map
         rows = first[:, None, None] + rows * widths[level][:, None, None]
         cells = rows[:, :, None, :, None] + columns[:, None, :, None, :]  # (R, S, S, 2 G, 2 G)
         weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
