@@ -36,7 +36,7 @@ from nucstyle.segmentation.detector import Segmenter
 from nucstyle.segmentation.targets import to_detection_target
 from nucstyle.segmentation.tiling import segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows.load import load_segmenter
+from nucstyle.workflows.load import SHIPPED_SEGMENTER, load_segmenter
 from nucstyle.workflows.recipes import segmenter_recipe
 
 
@@ -124,13 +124,13 @@ def compare(steps: int, weights: str | None) -> None:
     step = step_of(lambda: segmenter.losses(images, targets), list(segmenter.network.parameters()))
     print("step of 4 x 256 px: ours        ", timed(step, steps))
     same_size = replace(segmenter.inference, enlarge_below_px=0)
+    trained = load_segmenter(weights or SHIPPED_SEGMENTER, device="cpu")
     boxes = targets[0]["boxes"]
     for name, inference in (("as it is", same_size), ("enlarged", segmenter.inference)):
         segmenter.inference = inference
         find(segmenter.network.roi_heads, boxes * inference.magnification((256, 256)))
         work = timed(lambda: segment(segmenter, images[0], TestTimeAugmentation("none")), steps)
         print(f"prediction of 256 px, {name}: ours", work)
-        trained = load_segmenter(*[weights] if weights else [], device="cpu")
         trained.inference = replace(trained.inference, enlarge_below_px=inference.enlarge_below_px)
         found = segment(trained, images[0], TestTimeAugmentation("none"))
         work = timed(partial(segment, trained, images[0], TestTimeAugmentation("none")), steps)
@@ -176,7 +176,7 @@ def main() -> None:
     """See the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--weights")
+    parser.add_argument("--weights", help="of what is trained [default: the shipped ones], and of the crowd")
     parser.add_argument("--crowd", action="store_true", help="only the crowd, in this process")
     arguments = parser.parse_args()
     if arguments.crowd:

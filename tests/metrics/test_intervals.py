@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nucstyle.core.errors import OptionError
-from nucstyle.metrics.intervals import interval, paired_difference
+from nucstyle.metrics.intervals import ImageResampling, interval, paired_difference
 
 IMAGES = [f"image-{n}" for n in range(12)]
 ALONE = dict.fromkeys(IMAGES)
@@ -84,3 +84,14 @@ def test_the_same_scores_give_the_same_interval():
 def test_what_is_not_paired_is_refused(one, other):
     with pytest.raises(OptionError, match="same images"):
         paired_difference(one, other, {"a": None, "b": None})
+
+
+def test_images_are_drawn_anew_with_all_that_was_measured_of_them():
+    again = ImageResampling(["a"] * 9 + ["b", "c", "d", "e"])
+    low, high = again.interval(again.means([1.0] * 9 + [0.0] * 4))
+    assert low == 0  # a third of the sets lack the image of the nine
+    assert high > 0.9
+    assert again.interval(again.means([True] * 13)) == [1.0, 1.0]
+    means = again.means(range(13))
+    assert 4 <= means.min() < 5  # no set has a part of the nine, whose mean is 4
+    assert 11 < means.max() <= 12

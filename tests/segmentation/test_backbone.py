@@ -220,12 +220,15 @@ def test_channels_are_filtered_in_float32_where_gradients_are_wanted_and_in_bflo
     """Going back through depthwise convolutions in bfloat16 takes a CPU five times as long."""
     with seeded("filter"):
         layer = FrozenNormConvolution(8, 8, 3, groups=8, is_activated=False)
-    pixels = torch.rand(2, 8, 20, 20, generator=generator("pixels"))
+    pixels = torch.rand(2, 8, 20, 20, generator=generator("pixels")).bfloat16().float()
     weights = torch.rand(2, 8, 20, 20, generator=generator("weights"))
     (wanted,) = torch.autograd.grad((layer(pixels) * weights).sum(), [layer.weight])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = layer(pixels)
+        output = layer(pixels.bfloat16())
         with torch.no_grad():
             assert layer(pixels).dtype == torch.bfloat16
     (found,) = torch.autograd.grad((output * weights).sum(), [layer.weight])
     assert torch.equal(found, wanted)
+    layer.requires_grad_(requires_grad=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(pixels).dtype == torch.bfloat16  # no gradient passes

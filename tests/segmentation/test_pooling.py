@@ -11,12 +11,13 @@ from nucstyle.segmentation.pooling import PyramidPooling
 LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
 
 
-def pyramid(size=(200, 168), images=2):
+def pyramid(size=(200, 168), images=2, layout=torch.contiguous_format):
     drawn = generator("pyramid", *size)
-    return {
-        name: torch.randn(images, 8, -(-size[0] // stride), -(-size[1] // stride), generator=drawn).requires_grad_()
+    maps = {
+        name: torch.randn(images, 8, -(-size[0] // stride), -(-size[1] // stride), generator=drawn)
         for name, stride in {**LEVELS, "pool": 64}.items()
     }
+    return {name: one.contiguous(memory_format=layout).requires_grad_() for name, one in maps.items()}
 
 
 def regions(count):
@@ -26,9 +27,10 @@ def regions(count):
     return torch.cat([corner, corner + torch.rand(count, 2, generator=drawn) ** 3 * 900], dim=1)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("side", [7, 14])
-def test_values_and_gradients_are_torchvisions(side):
-    maps, (first, second) = pyramid(), regions(120).split([70, 50])
+def test_values_and_gradients_are_torchvisions(side, layout):
+    maps, (first, second) = pyramid(layout=layout), regions(120).split([70, 50])
     theirs = MultiScaleRoIAlign(list(LEVELS), output_size=side, sampling_ratio=2)
     theirs.scales = [1 / stride for stride in LEVELS.values()]
     theirs.map_levels = initLevelMapper(2, 5)
@@ -56,3 +58,13 @@ def test_images_without_regions_give_nothing_and_a_gradient_of_zero():
     torch.testing.assert_close(
         pooling(maps, [none, some], []), pooling({name: one[1:] for name, one in maps.items()}, [some], [])
     )
+
+
+def test_other_devices_are_left_to_torchvision(monkeypatch):
+    told = []
+    monkeypatch.setattr(MultiScaleRoIAlign, "forward", lambda *given: told.append(given) or given[1]["0"])
+    maps = {name: one.detach().to("meta") for name, one in pyramid().items()}
+    PyramidPooling(LEVELS, 7)(maps, [regions(5).to("meta")] * 2, [(200, 168)] * 2)
+    assert len(told) == 1
+    PyramidPooling(LEVELS, 7)(pyramid(), [regions(5)] * 2, [(200, 168)] * 2)
+    assert len(told) == 1

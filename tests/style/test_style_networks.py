@@ -9,6 +9,7 @@ from nucstyle.style import lookup, mdmm
 from nucstyle.style.blocks import ResidualBlock, UpBlock, modulate, pixel_norm
 from nucstyle.style.method import make_critics, make_networks
 from nucstyle.style.networks import Attribute, Content, StyleNetworkConfig
+from nucstyle.workflows.recipes import style_recipe
 
 
 def images(batch=2, height=64, width=96):
@@ -235,13 +236,7 @@ def test_a_critic_of_features_judges_every_map_of_the_trunk_and_keeps_the_trunk_
 @pytest.fixture
 def published():
     """The networks of the recipe `paper`."""
-    return StyleNetworkConfig(
-        architecture="mdmm",
-        width=64,
-        residual_blocks=4,
-        nucleus_head=False,
-        canonical_polarity=False,
-    )
+    return style_recipe("paper").network
 
 
 def test_the_published_sizes(published):

@@ -17,7 +17,7 @@ from nucstyle.augment.geometric import CropConfig
 from nucstyle.core.errors import ConfigError, DatasetError, Interrupted
 from nucstyle.core.precision import autocast, deterministic
 from nucstyle.core.sample import Sample
-from nucstyle.style.losses import LossWeights, TranslationLosses, deception_loss
+from nucstyle.style.losses import TranslationLosses, deception_loss
 from nucstyle.style.networks import StyleNetworkConfig
 from nucstyle.style.objective import frozen, translate_batch, translation_losses
 from nucstyle.training import style_trainer
@@ -30,6 +30,7 @@ from nucstyle.training.style_trainer import (
     measure_attributes,
     partners,
 )
+from nucstyle.workflows.recipes import style_recipe
 
 
 def same(one, other):
@@ -281,20 +282,10 @@ def test_nothing_arrives_at_frozen_critics_and_everything_passes_through(style_t
 
 
 @pytest.fixture
-def published_recipe(style_recipe_of):
+def published_recipe():
     """The published objective with tiny networks."""
-    return dataclasses.replace(
-        style_recipe_of(size_px=64, batch_size=2, content_critic_extra=2, content_noise=1.0),
-        network=StyleNetworkConfig(
-            architecture="mdmm",
-            width=4,
-            attribute_size=3,
-            residual_blocks=1,
-            nucleus_head=False,
-            canonical_polarity=False,
-        ),
-        weights=LossWeights(nuclei=0, nuclei_kept=0, nuclei_height=0, content_size=0.01, adversary="cross-entropy"),
-    )
+    tiny = ("size_px=64", "width=4", "attribute_size=3", "residual_blocks=1", "steps=4", "precision=fp32")
+    return style_recipe("paper", tiny)
 
 
 def test_the_published_objective_takes_steps_too(published_recipe, style_trainer_of):

@@ -3,11 +3,15 @@
 import csv
 import json
 
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
 from nucstyle.workflows.load import find_weights, load_judge
+from nucstyle.workflows.recipes import style_recipe
 from nucstyle.workflows.selection import Selection
 
 TINY = ("--set", "steps=2", "--set", "width=4", "--set", "size_px=32", "--set", "judge_steps=0")
@@ -42,6 +46,64 @@ def test_masks_of_other_modalities_are_not_seen_where_that_is_asked_for(run_verb
     result = run_verb("train-style", manifest, "--out", "none", "--annotated", "gfp", *TINY)
     assert result.exit_code == 2
     assert "--annotated gfp: no such modality; there are" in result.output
+
+
+def test_the_published_recipe_has_the_published_numbers():
+    """Of MDMM's code, the latent loss for both halves of the batch together (docs/method.md)."""
+    recipe = style_recipe("paper")
+    training, weights = recipe.training, recipe.weights
+    rates = training.learning_rate, training.content_critic_learning_rate
+    assert (*rates, training.first_moment, training.second_moment, training.weight_decay) == (
+        1e-4,
+        4e-5,
+        0.5,
+        0.999,
+        1e-4,
+    )
+    assert (training.steps, training.batch_size, training.content_critic_extra) == (109000, 2, 2)
+    assert (training.content_noise, recipe.crop.size_px) == (1.0, 216)
+    assert (recipe.network.architecture, recipe.network.attribute_size, recipe.network.critic_norm) == (
+        "mdmm",
+        8,
+        "none",
+    )
+    assert not recipe.network.nucleus_head
+    assert not recipe.network.canonical_polarity
+    assert (weights.cross_cycle, weights.reconstruction, weights.latent) == (10, 10, 20)
+    assert (weights.kl, weights.content_size, weights.content, weights.adversarial, weights.modality) == (
+        0.01,
+        0.01,
+        1,
+        1,
+        5,
+    )
+    assert (weights.nuclei, weights.nuclei_kept, weights.nuclei_height) == (0, 0, 0)
+    assert weights.adversary == "cross-entropy"
+
+
+def test_the_published_recipe_trains(run_verb, manifest, tmp_path):
+    tiny = ("--set", "steps=1", "--set", "width=4", "--set", "size_px=64")
+    result = run_verb("train-style", manifest, "--recipe", "paper", "--out", "style", *tiny)
+    assert result.exit_code == 0, result.output
+    assert metadata(tmp_path / "style")["network"]["architecture"] == "mdmm"
+
+
+def test_grey_and_16_bit_images_train_and_one_that_is_not_finite_is_refused(run_verb, manifest, tmp_path):
+    images = manifest.parent / "images"
+    with Image.open(images / "field-1.png") as colours:
+        grey = np.asarray(colours.convert("L"))
+    Image.fromarray(grey).save(images / "field-1.png")
+    Image.fromarray(grey.astype(np.uint16) * 200).save(images / "field-2.png")
+    result = run_verb("train-style", manifest, "--out", "style", *TINY)
+    assert result.exit_code == 0, result.output
+    assert metadata(tmp_path / "style")["trained_on"] == [f"field-{number}" for number in range(6)]
+    broken = grey.astype(np.float32)
+    broken[3, 4] = np.nan
+    tifffile.imwrite(images / "field-2.tif", broken)
+    manifest.write_text(manifest.read_text().replace("images/field-2.png", "images/field-2.tif"))
+    result = run_verb("train-style", manifest, "--out", "other", *TINY)
+    assert result.exit_code == 2
+    assert "field-2.tif" in " ".join(result.output.split())
 
 
 def test_without_any_mask_it_says_what_will_be_missing(run_verb, manifest):

@@ -1,6 +1,7 @@
 """The difference between two ways of training, paired by image and seed, with an interval (docs/method.md, comparison).
 
 Tiles of one field of view and the trainings of one seed go together, so fields and seeds are what is drawn anew, not images.
+Where several values are measured of each image, as of the styles that it is restyled in, images are drawn anew with all of them.
 """
 
 from __future__ import annotations
@@ -112,6 +113,30 @@ def interval(
         means.append(total / sizes[chosen].sum(axis=1))
     low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
     return float(low), float(high)
+
+
+class ImageResampling:
+    """Images drawn anew many times, each with all of its draws.
+
+    Args:
+        ids: Of the image of each draw.
+        times: How often.
+    """
+
+    def __init__(self, ids: Sequence[str], times: int = 2000) -> None:
+        names, self._place = np.unique(ids, return_inverse=True)
+        self._drawn = np.random.default_rng(0).integers(0, len(names), (times, len(names)))
+        self._counts = np.bincount(self._place)
+
+    def means(self, values: Sequence[float]) -> npt.NDArray[np.float64]:
+        """(times,) mean of a value of each draw over every set of images."""
+        sums = np.bincount(self._place, weights=np.asarray(values, dtype=float))
+        means: npt.NDArray[np.float64] = sums[self._drawn].sum(axis=1) / self._counts[self._drawn].sum(axis=1)
+        return means
+
+    def interval(self, resampled: npt.NDArray[np.float64]) -> list[float]:
+        """The 95 % percentile interval."""
+        return [float(one) for one in np.percentile(resampled, (2.5, 97.5))]
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,6 @@ Written for nucstyle after
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from typing import NamedTuple
 
@@ -65,17 +64,6 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _format_of_filters(pixels: Tensor) -> AbstractContextManager[object]:
-    """In which number format each channel is filtered by itself.
-
-    oneDNN goes back through depthwise convolutions five times as slowly in bfloat16 as in float32, so in training they
-    are float32 on a CPU; the convolutions across channels, which are nearly all of the work, stay what autocast makes them.
-    """
-    if torch.is_grad_enabled() and pixels.device.type == "cpu":
-        return torch.autocast("cpu", enabled=False)
-    return nullcontext()
-
-
 class FrozenNormConvolution(nn.Module):
     """A convolution with "SAME" padding, then a batch norm that never learns, then (if asked) ReLU6.
 
@@ -108,7 +96,7 @@ class FrozenNormConvolution(nn.Module):
         self.register_buffer("shift", torch.zeros(channels_out))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)), both float32, or autocast's type out."""
+        """(B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride)); float32, or autocast's type."""
         kernel = self.weight.shape[-1]
         if self.stride == 1:
             padding = kernel // 2  # "SAME" is even on both sides here; the convolution's own padding copies nothing
@@ -117,12 +105,22 @@ class FrozenNormConvolution(nn.Module):
             top_bottom = same_padding(pixels.shape[2], kernel, self.stride)
             pixels, padding = F.pad(pixels, (*left_right, *top_bottom)), 0
         weight = self.weight * self.scale[:, None, None, None]
-        if self.groups == 1:
-            normed = F.conv2d(pixels, weight, self.shift, self.stride, padding)
+        if self._is_slow_backwards(pixels):
+            with torch.autocast("cpu", enabled=False):
+                pixels = pixels.to(weight.dtype)
+                normed = F.conv2d(pixels, weight, self.shift, self.stride, padding, groups=self.groups)
         else:
-            with _format_of_filters(pixels):
-                normed = F.conv2d(pixels.float(), weight, self.shift, self.stride, padding, groups=self.groups)
+            normed = F.conv2d(pixels, weight, self.shift, self.stride, padding, groups=self.groups)
         return F.relu6(normed, inplace=True) if self.is_activated else normed
+
+    def _is_slow_backwards(self, pixels: Tensor) -> bool:
+        """Whether a gradient must pass that oneDNN takes several times as long for in bfloat16 as in float32.
+
+        So it is for depthwise convolutions on a CPU; those across channels, which are nearly all of the work, stay what
+        autocast makes them.
+        """
+        is_passed = torch.is_grad_enabled() and (pixels.requires_grad or self.weight.requires_grad)
+        return is_passed and self.groups > 1 and pixels.device.type == "cpu"
 
 
 class InvertedResidual(nn.Module):

@@ -1,4 +1,4 @@
-"""Cutting regions out of a feature pyramid, as torchvision's RoIAlign, at a fifth of the time of its backward pass on a CPU.
+"""Cutting regions out of a feature pyramid, as torchvision's RoIAlign, whose way back is slow on a CPU.
 
 RoIAlign (He et al., Mask R-CNN, 2017, https://arxiv.org/abs/1703.06870) makes each cell of a region a weighted sum of cells of
 the map. torch adds up such sums as bags of an embedding, whose gradient it scatters by sorting, where torchvision's own adds
@@ -63,7 +63,7 @@ class PyramidPooling(MultiScaleRoIAlign):  # type: ignore[misc]
         regions = torch.cat(boxes)
         image = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor([len(own) for own in boxes]))
         level = self.map_levels(boxes)
-        heights, widths = regions.new_tensor([one.shape[-2:] for one in used]).long().T
+        heights, widths = torch.tensor([one.shape[-2:] for one in used]).T
         starts = torch.tensor([0, *[one.shape[0] * one.shape[2] * one.shape[3] for one in used]]).cumsum(0)[:-1]
         scaled = regions / regions.new_tensor(self._strides)[level][:, None]
         rows, row_weights = _samples(scaled[:, 1], scaled[:, 3], heights[level], side)

@@ -33,7 +33,6 @@ from nucstyle.workflows.style_measures import MIN_SEPARATION, Draws, Measurer, W
 
 GALLERY = 12
 """Worst draws in the gallery of failures."""
-_TILE_PX = 160
 _SEAM_TILE_PX = 96
 
 
@@ -289,7 +288,7 @@ def _shortfall(measurer: Measurer, draws: Draws, k: int, source: str, target: st
 def _write_grid(path: Path, source: str, names: tuple[str, ...], columns: list[list[tuple[Window, Tensor]]]) -> None:
     if not columns[0]:
         return
-    rows = [[_corner(columns[0][k][0].image), *(_corner(one[k][1]) for one in columns)] for k in range(len(columns[0]))]
+    rows = [[columns[0][k][0].image, *(one[k][1] for one in columns)] for k in range(len(columns[0]))]
     grid = style_grid(
         rows,
         row_names=[window.id[:8] for window, _ in columns[0]],
@@ -304,13 +303,9 @@ def _write_gallery(samples: Path, failures: list[_Failure]) -> list[dict[str, An
     told = []
     for number, one in enumerate(sorted(failures, key=lambda failure: failure.share)[:GALLERY]):
         name = f"failure-{number:02d}.png"
-        masks = torch.from_numpy(one.window.labels)[None]
-        write_png(samples / name, draw_restyled(_corner(one.window.image), _corner(one.made), _corner(masks)[0]))
+        masks = torch.from_numpy(one.window.labels)
+        write_png(samples / name, draw_restyled(one.window.image, one.made, masks))
         told.append(
             {"file": name, "id": one.window.id, "source": one.source, "target": one.target, "reason": one.reason}
         )
     return told
-
-
-def _corner(image: Tensor) -> Tensor:
-    return image[:, :_TILE_PX, :_TILE_PX]

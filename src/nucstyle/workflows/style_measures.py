@@ -22,6 +22,7 @@ from nucstyle.core.errors import DatasetError
 from nucstyle.core.protocols import SILENT, Judge, Progress, Translator
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.manifest import Record
+from nucstyle.metrics.intervals import ImageResampling
 from nucstyle.metrics.translation import (
     FalseObjects,
     colour_spread,
@@ -48,6 +49,8 @@ FEW = 3
 """A modality with fewer annotated images than this is measured on training images, and marked."""
 POOR_JUDGE = 0.5
 """With a lower Dice on real images a judge says little of restyled ones."""
+_KEPT, _KEPT_INVERTED = 0.9, 0.95
+"""Share of the draws that must keep their nuclei; the second where bright nuclei become dark ones."""
 _MIN_RESAMPLED = 5
 """With fewer images there is no interval; the share of each is given instead."""
 _TRAINING_SOURCES = 12
@@ -137,6 +140,8 @@ class Draws:
     """Mean absolute difference in [0, 1] after the way back."""
     recognised: list[bool] = field(default_factory=list)
     """Whether the ModalityModel takes the image for its target."""
+    taken: list[bool] = field(default_factory=list)
+    """Whether the classifier of features takes the image for its target."""
     features: list[Array] = field(default_factory=list)
 
 
@@ -306,6 +311,7 @@ class Measurer:
         draws.cycle.append(float((again - image).abs().mean()))
         draws.recognised.append(int(model.recognise(made)) == int(other))
         draws.features.append(crop_features(made[0], self._trunk))
+        draws.taken.append(self._taken_for(draws.features[-1]) == target)
         return made[0]
 
     def summary(self, source: str, target: str, draws: Draws) -> dict[str, Any]:
@@ -325,19 +331,39 @@ class Measurer:
         untranslated = np.concatenate([crop_features(one.image, self._trunk) for one in own.usable if one.id in images])
         return row | {
             "nuclei_kept": float(np.mean(kept)),
-            "nuclei_kept_interval": _interval(draws.ids, kept) if len(images) >= _MIN_RESAMPLED else None,
-            "nuclei_kept_by_image": _by_image(draws.ids, kept) if len(images) < _MIN_RESAMPLED else None,
+            "nuclei_kept_asked": _KEPT_INVERTED if own.sign > real.sign else _KEPT,
+            **self._spread(source, target, draws),
             "separation": float(np.mean(draws.separation)),
             "dice": float(np.mean(draws.dice)),
             "dice_share": float(np.mean(draws.dice)) / self.dice_asked(source, target, draws.ids),
             "false_per_nucleus": _per_nucleus(draws.false),
             "false_allowed": self.false_allowed(source, target, draws.ids),
-            "taken_for_target": float(np.mean([self._taken_for(one) == target for one in draws.features])),
+            "taken_for_target": float(np.mean(draws.taken)),
             "recognised": float(np.mean(draws.recognised)),
             "kernel_distance": _distance(features, real.features),
             "kernel_distance_untranslated": _distance(untranslated, real.features),
             "kernel_distance_floor": real.floor(),
             "cycle_error": float(np.mean(draws.cycle)),
+        }
+
+    def _spread(self, source: str, target: str, draws: Draws) -> dict[str, Any]:
+        """How sure the shares are: 95 % intervals by resampling images, or the share of each of few images."""
+        kept = [value > MIN_SEPARATION for value in draws.separation]
+        if len(set(draws.ids)) < _MIN_RESAMPLED:
+            return {"nuclei_kept_interval": None, "nuclei_kept_by_image": _by_image(draws.ids, kept)}
+        real = self.real[target].dice
+        again = ImageResampling(draws.ids)
+        asked = again.means([self.real[source].judged[one][0] for one in draws.ids])
+        return {
+            "nuclei_kept_interval": again.interval(again.means(kept)),
+            "nuclei_kept_by_image": None,
+            "dice_share_interval": again.interval(
+                again.means(draws.dice) / np.minimum(asked, 1.0 if real is None else real)
+            ),
+            "false_per_nucleus_interval": again.interval(
+                again.means([one.false for one in draws.false]) / again.means([one.nuclei for one in draws.false])
+            ),
+            "taken_for_target_interval": again.interval(again.means(draws.taken)),
         }
 
     def dice_asked(self, source: str, target: str, ids: Iterable[str]) -> float:
@@ -485,12 +511,3 @@ def _by_image(ids: Sequence[str], values: Sequence[bool]) -> dict[str, float]:
         name: float(np.mean([v for one, v in zip(ids, values, strict=True) if one == name]))
         for name in sorted(set(ids))
     }
-
-
-def _interval(ids: Sequence[str], values: Sequence[bool], resamples: int = 2000) -> list[float]:
-    """95 % percentile interval of a share of the draws, by resampling images, each with all of its draws."""
-    shares, counts = np.array(list(_by_image(ids, values).values())), np.unique(ids, return_counts=True)[1]
-    drawn = np.random.default_rng(0).integers(0, len(shares), (resamples, len(shares)))
-    resampled = (shares * counts)[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return [float(low), float(high)]
