@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from nucstyle.augment.gate import Gate, GateConfig
 from nucstyle.augment.geometric import CropConfig, RandomCrop
 from nucstyle.augment.style import StyleTransfer
@@ -29,7 +27,7 @@ A_SHEET = 10
 
 
 def in_turn(dataset: Dataset) -> list[int]:
-    """Numbers of the images, one of each modality after the other, for ever as long as there are any."""
+    """Numbers of the images, one of each modality after the other; a modality with fewer images begins anew."""
     numbers: dict[str, list[int]] = {}
     for number, record in enumerate(dataset.records):
         numbers.setdefault(str(record.modality), []).append(number)
@@ -60,7 +58,7 @@ def main() -> None:
         made, verdict = next(iter(transfer.attempts(crop, generator)))
         said = f"{shown:02d} {crop.modality} to {made.history[-1].drawn['target']}: {verdict.outcome}"
         print(said, " ".join(f"{name} {value:.2f}" for name, value in verdict.values.items()))
-        rows.append([torch.as_tensor(draw_restyled(crop.image, made.image, crop.labels))])
+        rows.append([draw_restyled(crop.image, made.image, crop.labels)])
         names.append(said)
         shown += 1
         if len(rows) == A_SHEET or shown == arguments.crops:

@@ -222,6 +222,27 @@ def test_where_there_are_enough_images_shares_have_intervals(measurer_of, fake_t
         assert low < row[name] < high, name
 
 
+def test_a_judge_that_sees_nothing_gives_numbers(measurer_of, fake_translator, monkeypatch):
+    class Blind:
+        def foreground(self, image):
+            return torch.zeros_like(image[:, :1])
+
+    monkeypatch.setattr(style_measures, "_MIN_RESAMPLED", 3)
+    measurer = measurer_of(judge=Blind())
+    row = measurer.summary(*NAMES, measurer.draw(fake_translator, *NAMES, draws=3, seed=0)[0])
+    assert row["dice_share_interval"] == [row["dice_share"]] * 2 == [0, 0]
+
+
+def test_the_gallery_shows_whole_windows(tmp_path):
+    image = torch.rand(3, 240, 230, generator=generator("window"))
+    window = style_measures.Window("a", image, np.zeros((240, 230), np.int32))
+    failure = evaluate_style._Failure(0.5, "lost", window, image, *NAMES)
+    (told,) = evaluate_style._write_gallery(tmp_path, [failure])
+    assert read_image(tmp_path / told["file"])[0].shape == (3, 240, 3 * 230)
+    evaluate_style._write_grid(tmp_path / "grid.png", NAMES[0], NAMES, [[(window, image)]] * 2)
+    assert read_image(tmp_path / "grid.png")[0].shape[2] > 3 * 230
+
+
 def test_the_gallery_holds_what_misses_a_goal_and_the_worst_comes_first(measurer_of, fake_translator, tmp_path):
     class Forgetful(type(fake_translator)):
         def translate(self, image, *, source, target, attribute):

@@ -29,6 +29,8 @@ FALSE_OVERLAP = 0.25
 """A predicted object of which less than this lies on true nuclei is false."""
 STANDS_OUT = 0.1
 """A nucleus whose contrast is less than this share of the image's median does not stand out."""
+KEPT, KEPT_INVERTED = 0.9, 0.95
+"""Share of the draws that must keep their nuclei; the second where bright nuclei become dark ones."""
 DICE_SHARE = 0.85
 """Of the smaller of the judge's Dice on source and real target, so much is asked of restyled images."""
 FLAT = 1e-6

@@ -24,6 +24,8 @@ from nucstyle.data.dataset import Dataset
 from nucstyle.data.manifest import Record
 from nucstyle.metrics.intervals import ImageResampling
 from nucstyle.metrics.translation import (
+    KEPT,
+    KEPT_INVERTED,
     FalseObjects,
     colour_spread,
     dice,
@@ -49,8 +51,8 @@ FEW = 3
 """A modality with fewer annotated images than this is measured on training images, and marked."""
 POOR_JUDGE = 0.5
 """With a lower Dice on real images a judge says little of restyled ones."""
-_KEPT, _KEPT_INVERTED = 0.9, 0.95
-"""Share of the draws that must keep their nuclei; the second where bright nuclei become dark ones."""
+_LEAST_DICE = 1e-6
+"""Is asked at least, so that shares of what a judge reaches that sees nothing are numbers."""
 _MIN_RESAMPLED = 5
 """With fewer images there is no interval; the share of each is given instead."""
 _TRAINING_SOURCES = 12
@@ -331,8 +333,8 @@ class Measurer:
         untranslated = np.concatenate([crop_features(one.image, self._trunk) for one in own.usable if one.id in images])
         return row | {
             "nuclei_kept": float(np.mean(kept)),
-            "nuclei_kept_asked": _KEPT_INVERTED if own.sign > real.sign else _KEPT,
-            **self._spread(source, target, draws),
+            "nuclei_kept_asked": KEPT_INVERTED if own.sign > real.sign else KEPT,
+            **self._spread(source, target, draws, kept),
             "separation": float(np.mean(draws.separation)),
             "dice": float(np.mean(draws.dice)),
             "dice_share": float(np.mean(draws.dice)) / self.dice_asked(source, target, draws.ids),
@@ -346,20 +348,18 @@ class Measurer:
             "cycle_error": float(np.mean(draws.cycle)),
         }
 
-    def _spread(self, source: str, target: str, draws: Draws) -> dict[str, Any]:
+    def _spread(self, source: str, target: str, draws: Draws, kept: Sequence[bool]) -> dict[str, Any]:
         """How sure the shares are: 95 % intervals by resampling images, or the share of each of few images."""
-        kept = [value > MIN_SEPARATION for value in draws.separation]
         if len(set(draws.ids)) < _MIN_RESAMPLED:
             return {"nuclei_kept_interval": None, "nuclei_kept_by_image": _by_image(draws.ids, kept)}
         real = self.real[target].dice
         again = ImageResampling(draws.ids)
-        asked = again.means([self.real[source].judged[one][0] for one in draws.ids])
+        own = again.means([self.real[source].judged[one][0] for one in draws.ids])
+        asked = np.maximum(_LEAST_DICE, np.minimum(own, 1.0 if real is None else real))
         return {
             "nuclei_kept_interval": again.interval(again.means(kept)),
             "nuclei_kept_by_image": None,
-            "dice_share_interval": again.interval(
-                again.means(draws.dice) / np.minimum(asked, 1.0 if real is None else real)
-            ),
+            "dice_share_interval": again.interval(again.means(draws.dice) / asked),
             "false_per_nucleus_interval": again.interval(
                 again.means([one.false for one in draws.false]) / again.means([one.nuclei for one in draws.false])
             ),
@@ -369,7 +369,7 @@ class Measurer:
     def dice_asked(self, source: str, target: str, ids: Iterable[str]) -> float:
         """The smaller of the judge's Dice on the sources that were drawn and on real images of the target, as far as known."""
         known = [one for one in (self.real[source].dice_of(ids), self.real[target].dice) if one is not None]
-        return max(1e-6, min(known, default=1.0))
+        return max(_LEAST_DICE, min(known, default=1.0))
 
     def false_allowed(self, source: str, target: str, ids: Iterable[str]) -> float:
         """Tenth of a false object per nucleus more than on the sources that were drawn, or on real images of the target."""
