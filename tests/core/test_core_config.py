@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt
 
+from nucstyle.augment.style import StyleConfig
 from nucstyle.core.config import build, read_toml, to_table, to_toml, with_overrides
 from nucstyle.core.errors import ConfigError
 from nucstyle.training.segmenter_trainer import SegmenterRecipe
@@ -68,6 +69,20 @@ def refusal(action):
 def settled(*overrides):
     """The config after `--set`."""
     return build(Recipe, with_overrides(Recipe, TABLE, overrides), where="recipe lite")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("4,5", (4, 5)), (" 4 , 5 ", (4, 5)), ("4", (4,)), ("[4, 5]", (4, 5)), ("", ()), ("[]", ()), ("4,", (4,))],
+)
+def test_several_values_may_be_given_with_commas(text, value):
+    assert settled(f"sizes={text}").middle.inner.sizes == value
+
+
+def test_several_words_may_be_given_with_commas_and_with_brackets_that_a_shell_took_the_quotes_from():
+    table = with_overrides(StyleConfig, {}, ["targets=grey-on-white,pink-on-purple"])
+    assert table == with_overrides(StyleConfig, {}, ["targets=[grey-on-white, pink-on-purple]"])
+    assert build(StyleConfig, table, where="--set").targets == ("grey-on-white", "pink-on-purple")
 
 
 def test_what_is_not_given_has_its_default_and_lists_become_tuples():

@@ -114,7 +114,7 @@ def with_overrides(kind: type, table: Mapping[str, Any], overrides: Sequence[str
         kind: The config that the table is for.
         table: Plain values.
         overrides: `key=value`; the key is a path such as `training.steps`, or its last part where that is unique.
-            The value is read as TOML and, failing that, as text.
+            Read as TOML and, failing that, as text. Where several are wanted, commas part them: `a,b` is `["a", "b"]`.
 
     Returns:
         A new table.
@@ -144,8 +144,19 @@ def with_overrides(kind: type, table: Mapping[str, Any], overrides: Sequence[str
             if not isinstance(target, dict):
                 msg = f"--set {override}: {part!r} is a table of settings, but the recipe has {target!r} there"
                 raise ConfigError(msg)
-        target[matches[0][-1]] = _value(text)
+        value = _value(text)
+        if _holds_several(kind, matches[0]) and not isinstance(value, list):
+            parts = text.strip().removeprefix("[").removesuffix("]").split(",")
+            value = [_value(part.strip()) for part in parts if part.strip()]
+        target[matches[0][-1]] = value
     return result
+
+
+def _holds_several(kind: type, path: Sequence[str]) -> bool:
+    """Whether the field at a path is a tuple."""
+    for name in path[:-1]:
+        kind = _field_types(kind)[name]
+    return typing.get_origin(_field_types(kind)[path[-1]]) is tuple
 
 
 def _value(text: str) -> Any:  # noqa: ANN401  (whatever TOML holds)
