@@ -116,6 +116,8 @@ def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
         "style - none, TTA none",
         "style - recolour, TTA none",
     ]
+    named = [row[0] for row in difference_table(result, reference="none", tta="none")[1:]]
+    assert list(dict.fromkeys(named)) == ["recolour - none", "style - none"]
     assert [row[0] for row in arm_table(result)[1:]] == ["none, TTA none", "recolour, TTA none", "style, TTA none"]
 
 

@@ -223,7 +223,7 @@ def difference_table(result: Result, *, groups: Sequence[str] | None = None, **o
     Args:
         result: Of a comparison.
         groups: To tell of; None = all.
-        only: `reference` and `tta` to tell of; left out = all.
+        only: `reference` and `tta` to tell of; left out = all. A row does not name the mode that all have.
     """
     table = [["arm - reference", "group", "images", "fields", "difference", "95 % interval", "better", "worse"]]
     for arm, reference, tta, found in _compared(result):
@@ -232,7 +232,8 @@ def difference_table(result: Result, *, groups: Sequence[str] | None = None, **o
         for name in _groups(result) if groups is None else groups:
             if name in found:
                 count = str(result["groups"][name]["images"])
-                table.append([f"{arm} - {reference}, TTA {tta}", name, count, *_difference(found[name])])
+                mode = "" if "tta" in only else f", TTA {tta}"
+                table.append([f"{arm} - {reference}{mode}", name, count, *_difference(found[name])])
     return table
 
 
@@ -260,7 +261,7 @@ def _differences(run: Path, result: Result) -> Section:
     if len(few) > 1:
         parts.append(Section("Groups of fewer than five fields: every image", (_EVERY.format(tta=tta),), table=few))
     others = dict.fromkeys(mode for *_, mode, _ in _compared(result) if mode != tta)
-    parts += [Section(f"TTA {mode}", table=difference_table(result, tta=mode)) for mode in others]
+    parts += [Section(f"To each, TTA {mode}", table=difference_table(result, tta=mode)) for mode in others]
     quality = ", ".join(f"{arm} {result['validation_quality'][arm]:.3f}" for arm in arms_in_order(result))
     chosen = (
         f"Best arm without a style model on validation images: {result['reference']}. (Mean over seeds and TTA modes of the "
