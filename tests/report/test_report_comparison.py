@@ -121,6 +121,13 @@ def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
     assert [row[0] for row in arm_table(result)[1:]] == ["none, TTA none", "recolour, TTA none", "style, TTA none"]
 
 
+def test_the_table_of_all_measures_says_that_it_holds_means_and_keeps_counts_whole(protocol):
+    page = write_report(protocol).read_text()
+    assert "<th>style, mean, none</th>" in page
+    assert re.search(r"nuclei \(n = \d+\)", page)
+    assert not re.search(r"\(n = \d+\.", page)
+
+
 def test_table_1_has_the_published_figures_and_ours_where_the_recipe_is_theirs(protocol):
     page = write_report(protocol).read_text()
     scores = result_of(protocol)["arms"]["none"]["seeds"]

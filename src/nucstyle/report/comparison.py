@@ -420,15 +420,18 @@ def _other(run: Path) -> Section:
 
 
 def _means(result: Result) -> dict[str, Any]:
-    """The result with one nameless seed of each arm: the means, for the table of all measures."""
+    """The result with one seed of each arm that is named mean: the means, for the table of all measures."""
     tta = shown_tta(result)
     arms = {arm: _of_seeds(result, arm, tta) for arm in arms_in_order(result)}
-    return {"arms": {arm: {"seeds": {"0": {tta: _mean(found)}}} for arm, found in arms.items() if found}}
+    return {"arms": {arm: {"seeds": {"mean": {tta: _mean(found)}}} for arm, found in arms.items() if found}}
 
 
 def _mean(values: Sequence[Any]) -> Any:  # noqa: ANN401  (a tree of numbers)
-    """Trees of numbers, averaged leaf by leaf; a leaf that is None in one is None."""
+    """Trees of numbers, averaged leaf by leaf; a leaf that is None in one is None, and counts stay whole where they can."""
     first = values[0]
     if isinstance(first, Mapping):
         return {key: _mean([one[key] for one in values]) for key in first}
-    return None if any(one is None for one in values) else fmean(values)
+    if any(one is None for one in values):
+        return None
+    mean = fmean(values)
+    return int(mean) if all(isinstance(one, int) for one in values) and mean.is_integer() else mean

@@ -12,13 +12,13 @@ Scores = Mapping[str, Any]
 
 
 def arms_of(result: Mapping[str, Any]) -> list[tuple[str, str, str, Scores]]:
-    """Every (arm, seed, TTA mode, scores) of a result, in a fixed order; one nameless arm for `evaluate`."""
+    """Every (arm, seed, TTA mode, scores) of a result, seeds in the order of their numbers; one nameless arm for `evaluate`."""
     if "arms" not in result:
         return [("", "", "", result)]
     return [
         (arm, seed, tta, scores)
         for arm, content in result["arms"].items()
-        for seed, modes in sorted(content["seeds"].items(), key=lambda pair: int(pair[0]))
+        for seed, modes in sorted(content["seeds"].items(), key=lambda pair: (len(pair[0]), pair[0]))
         for tta, scores in modes.items()
     ]
 
