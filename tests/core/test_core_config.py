@@ -79,6 +79,20 @@ def test_several_values_may_be_given_with_commas(text, value):
     assert settled(f"sizes={text}").middle.inner.sizes == value
 
 
+@pytest.mark.parametrize("text", ["inf", "[1.0, inf]", "1.0,nan"])
+def test_every_number_of_several_must_be_finite(text):
+    table = with_overrides(SegmenterRecipe, {"name": "lite"}, [f"anchor_ratios={text}"])
+    assert "'segmenter.anchor_ratios': a number must be finite" in refusal(
+        lambda: build(SegmenterRecipe, table, where="--set")
+    )
+
+
+def test_a_table_is_not_taken_for_several_values():
+    table = with_overrides(StyleConfig, {}, ["targets={one = 1, two = 2}"])
+    assert table == {"targets": {"one": 1, "two": 2}}
+    refusal(lambda: build(StyleConfig, table, where="--set"))
+
+
 def test_several_words_may_be_given_with_commas_and_with_brackets_that_a_shell_took_the_quotes_from():
     table = with_overrides(StyleConfig, {}, ["targets=grey-on-white,pink-on-purple"])
     assert table == with_overrides(StyleConfig, {}, ["targets=[grey-on-white, pink-on-purple]"])

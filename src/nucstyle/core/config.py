@@ -65,9 +65,10 @@ def _reject_unknown(kind: type, table: Mapping[str, Any], where: str, prefix: st
             raise ConfigError(msg)
         if section:
             _reject_unknown(section, value, where, f"{prefix}{name}.")
-        if isinstance(value, float) and not math.isfinite(value):
-            msg = f"{where}: {prefix + name!r}: a number must be finite, got {value!r}"
-            raise ConfigError(msg)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                msg = f"{where}: {prefix + name!r}: a number must be finite, got {number!r}"
+                raise ConfigError(msg)
 
 
 def build(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config:
@@ -145,7 +146,7 @@ def with_overrides(kind: type, table: Mapping[str, Any], overrides: Sequence[str
                 msg = f"--set {override}: {part!r} is a table of settings, but the recipe has {target!r} there"
                 raise ConfigError(msg)
         value = _value(text)
-        if _holds_several(kind, matches[0]) and not isinstance(value, list):
+        if _holds_several(kind, matches[0]) and not isinstance(value, (list, dict)):
             parts = text.strip().removeprefix("[").removesuffix("]").split(",")
             value = [_value(part.strip()) for part in parts if part.strip()]
         target[matches[0][-1]] = value
