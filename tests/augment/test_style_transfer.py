@@ -222,6 +222,19 @@ def test_the_own_modality_is_never_chosen_where_it_is_excluded(transfer, sample_
         assert {drawn(one)["target"] for one in styled} == {other}
 
 
+def test_only_images_of_the_sources_are_restyled(transfer, sample_of):
+    light, dark = (sample_of(1, stained=stained) for stained in (True, False))
+    only_dark = transfer(sources=[DARK])
+    assert all(only_dark(light, seed=seed) is light for seed in range(10))
+    assert {drawn(only_dark(dark, seed=seed))["source"] for seed in range(10)} == {DARK}
+    named = dataclasses.replace(light, modality=DARK)  # what it is labelled with counts
+    assert only_dark(named, seed=0) is not named
+    with pytest.raises(OptionError, match=r"unknown source modality \['brown'\]; known"):
+        transfer(sources=["brown"])
+    with pytest.raises(OptionError, match="sources are the names of modalities, one or more in a list, got 'brown'"):
+        transfer(sources="brown")
+
+
 def test_where_only_the_own_modality_is_left_the_image_stays_as_it_is(transfer, nuclei):
     assert transfer(targets=[DARK], exclude_own=True)(nuclei, seed=0) is nuclei
 

@@ -241,9 +241,10 @@ def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
     assert outcomes.sum() == 6  # every crop of two steps
     assert not np.diagonal(outcomes).any()
     assert {gate["modalities"][target] for target in np.nonzero(outcomes.sum(axis=0))[0]} <= set(two)
-    config = StyleConfig(p=0.25, targets=tuple(two), attributes="normal", exclude_own=True)
+    config = StyleConfig(p=0.25, targets=tuple(two), sources=("grey-on-black",), attributes="normal", exclude_own=True)
     (restyle,) = make_arm("style", style="dsb2018", config=config, device="cpu", precision="fp32").augmentations
     assert (restyle.p, restyle.attributes, restyle.exclude_own) == (0.25, "normal", True)
+    assert {restyle.model.modalities[number] for number in restyle.sources} == {"grey-on-black"}
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,14 @@ class Augmentation(ABC):
         return sample if drawn is None else self.apply(sample, drawn)
 
 
-def check_choice(p: float, targets: Sequence[str] | None, known: Sequence[str]) -> None:
+def check_choice(p: float, chosen: Sequence[str] | None, known: Sequence[str], *, what: str = "target") -> None:
     """Refuse a chance, or modalities to choose from, that there cannot be.
 
     Args:
         p: Probability that an image is changed.
-        targets: Names of modalities; None = all that are known.
+        chosen: Names of modalities; None = all that are known.
         known: Their names.
+        what: They are to be, for the message.
 
     Raises:
         OptionError: p outside [0, 1], or an unknown modality, or none.
@@ -42,12 +43,12 @@ def check_choice(p: float, targets: Sequence[str] | None, known: Sequence[str]) 
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
         msg = f"p is a probability in [0, 1], got {p!r}"
         raise OptionError(msg)
-    if isinstance(targets, str) or not isinstance(targets, Iterable | None):
-        msg = f"targets are the names of modalities, one or more in a list, got {targets!r}; known: {', '.join(known)}"
+    if isinstance(chosen, str) or not isinstance(chosen, Iterable | None):
+        msg = f"{what}s are the names of modalities, one or more in a list, got {chosen!r}; known: {', '.join(known)}"
         raise OptionError(msg)
-    unknown = [name for name in targets or () if name not in known]
-    if unknown or (targets is not None and not targets):
-        msg = f"unknown target modality {unknown}; known: {', '.join(known)}"
+    unknown = [name for name in chosen or () if name not in known]
+    if unknown or (chosen is not None and not chosen):
+        msg = f"unknown {what} modality {unknown}; known: {', '.join(known)}"
         raise OptionError(msg)
 
 

@@ -33,6 +33,8 @@ class StyleConfig:
     """Share of the crops that are restyled; 0.5 in the paper."""
     targets: tuple[str, ...] = ()
     """Modalities to choose from, all alike, one that is named twice twice as often; none = all that the model knows."""
+    sources: tuple[str, ...] = ()
+    """Modalities whose crops are restyled, so that those of the others are all seen as they are; none = all."""
     attributes: Literal["per-domain", "normal"] = "per-domain"
     """From where a style is drawn: the statistics of the target's training images, or N(0, I)."""
     exclude_own: bool = False
@@ -52,6 +54,8 @@ class StyleTransfer(Augmentation):
         p: Probability that an image is restyled; 0.5 in the paper.
         targets: Names of the modalities to choose from, all alike, one that stands twice twice as often; None = all that the
             model knows.
+        sources: Names of the modalities whose images are restyled; None = all. Where an image is not labelled with its
+            modality, it has the one that the model sees.
         attributes: How a style within the modality is drawn: `per-domain`, `normal`, or `exemplar` = as in a picture.
         exemplar: (3, H, W) float32 in [0, 1], the picture for `exemplar`. Its modality is the target.
         exclude_own: Never choose the modality that the image already has.
@@ -63,7 +67,8 @@ class StyleTransfer(Augmentation):
             in this process: a worker counts for itself, from nothing where it is spawned.
 
     Raises:
-        OptionError: p outside [0, 1], an unknown target, `exemplar` without a picture, or something else for a model or gate.
+        OptionError: p outside [0, 1], an unknown target or source, `exemplar` without a picture, or something else for a model or
+            gate.
     """
 
     def __init__(
@@ -75,11 +80,13 @@ class StyleTransfer(Augmentation):
         exemplar: Tensor | None = None,
         exclude_own: bool = False,
         gate: Literal["auto"] | Gate | None = "auto",
+        sources: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(model, Translator):
             msg = f"model is a style model, got {type(model).__name__}; load one, for example nucstyle.load_style('dsb2018')"
             raise OptionError(msg)
         check_choice(p, targets, model.modalities)
+        check_choice(p, sources, model.modalities, what="source")
         if attributes not in ("per-domain", "normal", "exemplar"):
             msg = f"attributes are drawn per-domain, normal or exemplar, got {attributes!r}"
             raise OptionError(msg)
@@ -92,6 +99,7 @@ class StyleTransfer(Augmentation):
         self.model = model
         self.p = p
         self.targets = tuple(model.modalities.index(name) for name in targets or model.modalities)
+        self.sources = frozenset(model.modalities.index(name) for name in sources or model.modalities)
         self.attributes = attributes
         self.exemplar = exemplar
         self.exclude_own = exclude_own
@@ -172,6 +180,8 @@ class StyleTransfer(Augmentation):
         if not chance(self.p, generator):
             return None
         own = self._modality(sample)
+        if own not in self.sources:
+            return None
         if self.exemplar is not None:
             picture = self.exemplar[None]
             target = self.model.recognise(picture)
@@ -205,8 +215,8 @@ class StyleTransfer(Augmentation):
             generator: A CPU generator.
 
         Yields:
-            Restyled samples; only the last one can be accepted, and without a gate the first one is. None at all where chance or
-            `exclude_own` leaves the sample as it is.
+            Restyled samples; only the last one can be accepted, and without a gate the first one is. None at all where chance,
+            `sources` or `exclude_own` leaves the sample as it is.
         """
         drawn = self.draw(sample, generator)
         if drawn is None:

@@ -203,6 +203,7 @@ def _restyling(model: StyleModel, config: StyleConfig, gate: ArmGate | None) -> 
         model,
         p=config.p,
         targets=config.targets or None,
+        sources=config.sources or None,
         attributes=config.attributes,
         exclude_own=config.exclude_own,
         gate=gate.gate if gate else None,
