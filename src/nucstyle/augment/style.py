@@ -36,7 +36,7 @@ class StyleConfig:
     sources: tuple[str, ...] = ()
     """Modalities whose crops are restyled, so that those of the others are all seen as they are; none = all."""
     attributes: Literal["per-domain", "normal"] = "per-domain"
-    """From where a style is drawn: the statistics of the target's training images, or N(0, I)."""
+    """From where a style is drawn, as `StyleModel.draw_attribute` says: by default from the target's training images."""
     exclude_own: bool = False
     """Never choose the modality that a crop already has."""
 
