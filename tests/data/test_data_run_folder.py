@@ -191,6 +191,16 @@ def test_going_on_in_another_config_is_refused_with_the_key_and_both_values(old,
     assert snapshot(old) == before
 
 
+def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal):
+    older = {"verb": "train-segmenter", "recipe": {"name": "lite", "style": {"p": 0.5}}}
+    start(tmp_path / "run", older)
+    same = {**older, "recipe": {"name": "lite", "style": {"p": 0.5, "sources": []}}}
+    start(tmp_path / "run", same, resume=True)
+    other = {**older, "recipe": {"name": "lite", "style": {"p": 0.5, "sources": ["dapi"]}}}
+    message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
+    assert "recipe.style.sources was [] and is now ['dapi']. Give" in message
+
+
 def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, refusal):
     config = {"verb": "demo", "a": 1, "b": 1, "c": 1, "data": {"ids_sha256": "aa", "images": 48}}
     start(tmp_path / "run", config)

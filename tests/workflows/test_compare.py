@@ -217,6 +217,19 @@ def test_a_finished_cell_of_other_settings_is_not_compared(assert_refused, copie
     assert_refused(run_verb(*verb), "recipe.training.steps", "was 2 and is now 3")
 
 
+def test_a_finished_cell_without_style_is_compared_with_whatever_is_restyled(assert_refused, copied, run_verb):
+    other, once = copied / "other" / "full", copied / "run" / "full" / "none" / "seed-0"
+    verb = ("compare", "data/manifest.csv", "--out", "other", "--cells", "none:0", "--resume", *STYLED)
+    assert run_verb(*verb, "--set", "style.p=0.75").exit_code == 0
+    shutil.rmtree(other / "none" / "seed-0")
+    shutil.copytree(once, other / "none" / "seed-0")
+    assert read_config(once)["recipe"]["style"]["p"] == 0.5
+    assert run_verb(*verb, "--set", "style.p=0.75").exit_code == 0
+    assert (
+        read(other / "result.json")["arms"]["none"]["seeds"]["0"] == read(once / "result.json")["scores"]["validation"]
+    )
+
+
 def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_on_validation(
     assert_refused, copied, run_verb
 ):

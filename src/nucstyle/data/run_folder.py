@@ -30,6 +30,8 @@ _LOCK = ".lock"
 _STEPS = "recipe.training.steps"
 _TOLD = 3
 """So many differences of two configs are told."""
+_NEWER: Mapping[str, Any] = {"recipe.style.sources": []}
+"""Settings that runs may lack which were begun before there were such: what was done then, not what is the default now."""
 _PACKAGES = ("nucstyle", "torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow", "tifffile")
 
 
@@ -241,8 +243,13 @@ def _of_hashes(before: str | None, after: str | None) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys, dotted, in which two configs differ once they are written, each with both values."""
+    """The keys, dotted, in which two configs differ once they are written, each with both values.
+
+    A setting that `old` lacks since it is newer than that run counts with what the run did, see `_NEWER`.
+    """
     before, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
+    rooms = {key.rpartition(".")[0] for key in before}
+    before = {key: value for key, value in _NEWER.items() if key.rpartition(".")[0] in rooms} | before
     keys = sorted(before.keys() | after.keys())
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 

@@ -363,7 +363,9 @@ class _Comparison:
         own: dict[str, Any] = {name: config[name] for name in _SHARED if name in config}
         own["data"] = {name: value for name, value in config["data"].items() if name != "examples"}
         asked: dict[str, Any] = {name: self.config[name] for name in _SHARED if name in self.config}
-        if self.style_weights is not None and "style" in parts_of(arm):
+        if "style" not in parts_of(arm):
+            own["recipe"], asked["recipe"] = _without_style(own["recipe"]), _without_style(asked["recipe"])
+        elif self.style_weights is not None:
             own |= {"style_sha256": config.get("style_sha256"), "gate": config.get("gate", {})}
             asked |= {"style_sha256": self.style_weights.sha256, "gate": self.gate.to_table() if self.gate else {}}
         found = differences(own, asked)
@@ -374,6 +376,11 @@ class _Comparison:
                 "give the old value, remove the cell, or use another --out"
             )
             raise RunFolderError(msg)
+
+
+def _without_style(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe but for what it says of the arms with `style`."""
+    return {name: value for name, value in recipe.items() if name != "style"}
 
 
 def _work(
