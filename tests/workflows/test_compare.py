@@ -219,7 +219,7 @@ def test_a_finished_cell_of_other_settings_is_not_compared(assert_refused, copie
 
 def test_a_finished_cell_without_style_is_compared_with_whatever_is_restyled(assert_refused, copied, run_verb):
     other, once = copied / "other" / "full", copied / "run" / "full" / "none" / "seed-0"
-    verb = ("compare", "data/manifest.csv", "--out", "other", "--cells", "none:0", "--resume", *STYLED)
+    verb = ("compare", "data/manifest.csv", "--out", "other", "--cells", "none:0", "--resume", *STYLED, "--no-gate")
     assert run_verb(*verb, "--set", "style.p=0.75").exit_code == 0
     shutil.rmtree(other / "none" / "seed-0")
     shutil.copytree(once, other / "none" / "seed-0")
@@ -228,6 +228,8 @@ def test_a_finished_cell_without_style_is_compared_with_whatever_is_restyled(ass
     assert (
         read(other / "result.json")["arms"]["none"]["seeds"]["0"] == read(once / "result.json")["scores"]["validation"]
     )
+    shutil.copytree(once, other / "style" / "seed-0")
+    assert_refused(run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "recipe.style.p was 0.5 and is now 0.75")
 
 
 def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_on_validation(

@@ -248,8 +248,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     A setting that `old` lacks since it is newer than that run counts with what the run did, see `_NEWER`.
     """
     before, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
-    rooms = {key.rpartition(".")[0] for key in before}
-    before = {key: value for key, value in _NEWER.items() if key.rpartition(".")[0] in rooms} | before
+    tables = {key.rpartition(".")[0] for key in before}
+    before = {key: value for key, value in _NEWER.items() if key.rpartition(".")[0] in tables} | before
     keys = sorted(before.keys() | after.keys())
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 

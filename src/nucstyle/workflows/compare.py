@@ -366,7 +366,7 @@ class _Comparison:
         if "style" not in parts_of(arm):
             own["recipe"], asked["recipe"] = _without_style(own["recipe"]), _without_style(asked["recipe"])
         elif self.style_weights is not None:
-            own |= {"style_sha256": config.get("style_sha256"), "gate": config.get("gate", {})}
+            own |= {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
             asked |= {"style_sha256": self.style_weights.sha256, "gate": self.gate.to_table() if self.gate else {}}
         found = differences(own, asked)
         if found:
