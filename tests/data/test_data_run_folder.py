@@ -201,6 +201,16 @@ def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal)
     assert "recipe.style.sources was [] and is now ['dapi']. Give" in message
 
 
+def test_a_run_from_before_large_nuclei_had_a_limit_of_their_own_goes_on(tmp_path, refusal):
+    older = {"verb": "train-segmenter", "recipe": {"name": "lite", "inference": {"rescale_beyond": 2.5}}}
+    start(tmp_path / "run", older)
+    same = {**older, "recipe": {"name": "lite", "inference": {"rescale_beyond": 2.5, "shrink_beyond": 0.0}}}
+    start(tmp_path / "run", same, resume=True)
+    other = {**older, "recipe": {"name": "lite", "inference": {"rescale_beyond": 2.5, "shrink_beyond": 1.6}}}
+    message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
+    assert "recipe.inference.shrink_beyond was 0.0 and is now 1.6. Give" in message
+
+
 def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, refusal):
     config = {"verb": "demo", "a": 1, "b": 1, "c": 1, "data": {"ids_sha256": "aa", "images": 48}}
     start(tmp_path / "run", config)

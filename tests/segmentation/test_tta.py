@@ -480,6 +480,42 @@ def test_nuclei_far_from_the_usual_size_get_a_second_look_at_the_right_one(radiu
     assert (float(segment(plain, image, TestTimeAugmentation("none")).scores[1]) > 0.75) == (not far)
 
 
+class Fragmenting(Thresholding):
+    """Takes what is shown at more than 70 px for four nuclei, one a quarter, with gaps between them."""
+
+    def detect_boxes(self, image):
+        boxes, scores = super().detect_boxes(image)
+        large = boxes[:, 2] - boxes[:, 0] > 70
+        left, top, right, bottom = boxes[large].unbind(dim=1)
+        x, y = (left + right) / 2, (top + bottom) / 2
+        corners = (
+            (left, top, x - 2, y - 2),
+            (x + 2, top, right, y - 2),
+            (left, y + 2, x - 2, bottom),
+            (x + 2, y + 2, right, bottom),
+        )
+        quarters = torch.cat([torch.stack(corner, dim=1) for corner in corners])
+        return torch.cat([boxes[~large], quarters]), torch.cat([scores[~large], scores[large].repeat(4)])
+
+
+@pytest.mark.parametrize(
+    ("rescale", "shrink", "count"), [(2.5, 0.0, 4), (2.5, 1.6, 1), (0.0, 1.6, 1), (1.6, 0.0, 1), (1.6, 2.5, 4)]
+)
+def test_a_large_nucleus_that_falls_to_pieces_is_found_whole_by_a_second_look(rescale, shrink, count):
+    detector = Fragmenting()
+    detector.inference = InferenceConfig(enlarge_below_px=0, rescale_beyond=rescale, shrink_beyond=shrink)
+    decoded = segment(detector, spots(200, 200, ellipses=[(90, 100, 58, 58)]), TestTimeAugmentation("none"))
+    assert len(decoded.scores) == count
+    assert detector.calls == (1 if count == 4 else 2)
+
+
+def test_small_nuclei_do_not_get_a_second_look_by_the_limit_for_large_ones():
+    detector = Focused()
+    detector.inference = InferenceConfig(enlarge_below_px=0, rescale_beyond=2.5, shrink_beyond=1.2)
+    assert len(segment(detector, spots(ellipses=[(45, 70, 8, 8)]), TestTimeAugmentation("none")).scores) == 1
+    assert detector.calls == 1
+
+
 def test_a_second_look_that_finds_less_is_not_taken():
     class OnlySmall(Thresholding):
         """Sees nothing that is shown at 20 px or more."""

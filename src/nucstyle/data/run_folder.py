@@ -30,7 +30,7 @@ _LOCK = ".lock"
 _STEPS = "recipe.training.steps"
 _TOLD = 3
 """So many differences of two configs are told."""
-_NEWER: Mapping[str, Any] = {"recipe.style.sources": []}
+_NEWER: Mapping[str, Any] = {"recipe.style.sources": [], "recipe.inference.shrink_beyond": 0.0}
 """Settings that runs may lack which were begun before there were such: what was done then, not what is the default now."""
 _PACKAGES = ("nucstyle", "torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow", "tifffile")
 

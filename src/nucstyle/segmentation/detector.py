@@ -118,6 +118,8 @@ class InferenceConfig:
     rescale_beyond: Annotated[float, Ge(0)] = 0.0
     """Where the nuclei found are shown on median so many times smaller or larger than that, a second look is taken at the right
     size; 0 = none is."""
+    shrink_beyond: Annotated[float, Ge(0)] = 0.0
+    """The same for nuclei shown larger, which a second look costs little for; 0 = as `rescale_beyond`."""
     retry_shrink: Annotated[float, Ge(1)] = 1.0
     """Where nothing is found, a second look is taken with nuclei so many times smaller; 1 = none is."""
     tile_px: Annotated[int, Ge(64)] = 1024

@@ -97,7 +97,7 @@ def _decoded(
     change = _change_of_size(prediction, factor, inference)
     if change is not None:
         second = predict_tiles(segmenter, image, mode, factor=factor * change, min_score=inference.score)
-        if float(second.scores.sum()) > float(prediction.scores.sum()):
+        if _covered(second) > _covered(prediction):
             prediction = second
     return decode(prediction, inference)
 
@@ -106,14 +106,22 @@ def _change_of_size(prediction: Prediction, factor: float, inference: InferenceC
     """How many times larger nuclei should be shown in a second look; None = the first one will do."""
     if not len(prediction):
         return 1 / inference.retry_shrink if inference.retry_shrink > 1 else None
-    if not inference.rescale_beyond:
-        return None
-    sides = (prediction.boxes[:, 2:] - prediction.boxes[:, :2]).clamp(min=1)
-    shown = float(sides.prod(dim=1).sqrt().median()) * factor
+    shown = float(_areas(prediction).sqrt().median()) * factor
     change = inference.diameter_px / shown
-    if max(change, 1 / change) <= inference.rescale_beyond:
+    beyond = (inference.shrink_beyond or inference.rescale_beyond) if change < 1 else inference.rescale_beyond
+    if not beyond or max(change, 1 / change) <= beyond:
         return None
     return min(_MOST_CHANGE, max(1 / _MOST_CHANGE, change))
+
+
+def _areas(prediction: Prediction) -> Tensor:
+    """(N,) areas of the boxes, in pixels of the image."""
+    return (prediction.boxes[:, 2:] - prediction.boxes[:, :2]).clamp(min=1).prod(dim=1)
+
+
+def _covered(prediction: Prediction) -> float:
+    """How much of the image is said to be nuclei: a nucleus taken for many pieces does not count more than a whole one."""
+    return float((prediction.scores * _areas(prediction)).sum())
 
 
 def predict_tiles(
