@@ -499,7 +499,7 @@ class Fragmenting(Thresholding):
 
 
 @pytest.mark.parametrize(
-    ("rescale", "shrink", "count"), [(2.5, 0.0, 4), (2.5, 1.6, 1), (0.0, 1.6, 1), (1.6, 0.0, 1), (1.6, 2.5, 4)]
+    ("rescale", "shrink", "count"), [(2.5, 0.0, 4), (2.5, 1.6, 1), (0.0, 1.6, 4), (1.6, 0.0, 1), (1.6, 2.5, 4)]
 )
 def test_a_large_nucleus_that_falls_to_pieces_is_found_whole_by_a_second_look(rescale, shrink, count):
     detector = Fragmenting()

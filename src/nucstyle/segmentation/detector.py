@@ -118,8 +118,9 @@ class InferenceConfig:
     rescale_beyond: Annotated[float, Ge(0)] = 0.0
     """Where the nuclei found are shown on median so many times smaller or larger than that, a second look is taken at the right
     size; 0 = none is."""
-    shrink_beyond: Annotated[float, Ge(0)] = 0.0
-    """The same for nuclei shown larger, which a second look costs little for; 0 = as `rescale_beyond`."""
+    shrink_beyond: Annotated[float, Ge(0)] = 1.6
+    """Where `rescale_beyond` is set, this limit holds instead for nuclei shown larger, since a second look at them costs
+    little; 0 = the same limit."""
     retry_shrink: Annotated[float, Ge(1)] = 1.0
     """Where nothing is found, a second look is taken with nuclei so many times smaller; 1 = none is."""
     tile_px: Annotated[int, Ge(64)] = 1024

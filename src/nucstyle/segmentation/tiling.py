@@ -106,10 +106,12 @@ def _change_of_size(prediction: Prediction, factor: float, inference: InferenceC
     """How many times larger nuclei should be shown in a second look; None = the first one will do."""
     if not len(prediction):
         return 1 / inference.retry_shrink if inference.retry_shrink > 1 else None
+    if not inference.rescale_beyond:
+        return None
     shown = float(_areas(prediction).sqrt().median()) * factor
     change = inference.diameter_px / shown
     beyond = (inference.shrink_beyond or inference.rescale_beyond) if change < 1 else inference.rescale_beyond
-    if not beyond or max(change, 1 / change) <= beyond:
+    if max(change, 1 / change) <= beyond:
         return None
     return min(_MOST_CHANGE, max(1 / _MOST_CHANGE, change))
 
