@@ -14,10 +14,11 @@ from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import count
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import ReadOptions, SizeError
-from nucstyle.data.image_io import read_labels
+from nucstyle.data.image_io import read_labels, write_labels
 from nucstyle.data.label_files import read_nuclei
 from nucstyle.data.label_rules import MaskError, SmoothedError
 from nucstyle.data.manifest import Record, read_manifest, write_manifest
+from nucstyle.data.predictions import read_label_map
 from nucstyle.metrics.dsb import dsb_score
 
 PIECES = ReadOptions(connected_components=True)
@@ -295,6 +296,15 @@ def test_labels_that_were_resized_with_smoothing_are_refused(tmp_path, refusal, 
     small = Image.fromarray(labels).resize((width // 2, height // 2), Image.Resampling.BILINEAR)
     tifffile.imwrite(tmp_path / "a.tif", np.rint(np.array(small)).astype(np.uint16))
     assert "looks anti-aliased" in refusal(SmoothedError, read_labels, tmp_path / "a.tif")
+
+
+def test_specks_that_a_network_finds_before_it_has_learnt_much_are_read_as_what_was_predicted(tmp_path, refusal):
+    specks = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (40, 40)))
+    for name in ("a_labels.tif", "a.tif"):
+        write_labels(tmp_path / name, specks)
+    assert torch.equal(read_label_map(tmp_path / "a_labels.tif"), specks.int())
+    assert "looks anti-aliased" in refusal(SmoothedError, read_label_map, tmp_path / "a.tif")
+    assert "looks anti-aliased" in refusal(SmoothedError, read_labels, tmp_path / "a_labels.tif")
 
 
 @pytest.mark.parametrize("top", [255, 2**31 - 1])

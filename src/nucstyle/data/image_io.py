@@ -23,7 +23,7 @@ from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
 from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, png, raster, tiff
 from nucstyle.data.decoders import Array as Array
-from nucstyle.data.label_rules import as_labels, check_one_nucleus, check_upright
+from nucstyle.data.label_rules import as_labels, as_numbers, check_one_nucleus, check_upright
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 """What is taken for an image by its name; see `is_image_name`."""
@@ -318,13 +318,16 @@ def looks_like(path: Path) -> str:
     return f"it begins with {head[:8]!r}"
 
 
-def read_labels(path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False) -> Tensor:
+def read_labels(
+    path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False, surely_labels: bool = False
+) -> Tensor:
     """Read a label image: 0 is background, every other number one nucleus.
 
     Args:
         path: PNG, TIFF or NPY, of whole numbers; a palette image's indices are the labels.
         reading: The largest size, and the page of a stack of labels.
         may_be_mask: Whether a mask of 0 and 255 is fine, since its connected pieces will get numbers.
+        surely_labels: Whether it is known to be none, however it looks.
 
     Returns:
         (H, W) int32, numbers as in the file.
@@ -332,7 +335,10 @@ def read_labels(path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool
     Raises:
         ImageError: Not a label image by `label_rules`, or damaged.
     """
-    return torch.from_numpy(as_labels(_decode(path, Wanted.NUMBERS, reading), path, may_be_mask=may_be_mask))
+    array = _decode(path, Wanted.NUMBERS, reading)
+    return torch.from_numpy(
+        as_numbers(array, path) if surely_labels else as_labels(array, path, may_be_mask=may_be_mask)
+    )
 
 
 def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:
