@@ -307,6 +307,11 @@ def test_specks_that_a_network_finds_before_it_has_learnt_much_are_read_as_what_
     assert "looks anti-aliased" in refusal(SmoothedError, read_labels, tmp_path / "a_labels.tif")
 
 
+def test_a_mask_is_refused_where_labels_were_to_be_predicted_whatever_its_name(tmp_path, field, refusal):
+    write_labels(tmp_path / "a_labels.tif", torch.from_numpy((field(3, nuclei=14)[1] > 0) * 255))
+    assert "every nucleus needs a number of its own" in refusal(MaskError, read_label_map, tmp_path / "a_labels.tif")
+
+
 @pytest.mark.parametrize("top", [255, 2**31 - 1])
 def test_many_small_nuclei_are_not_taken_for_smoothed_edges(save, top):
     dots = np.zeros((60, 60), np.int64)

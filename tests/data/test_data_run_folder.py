@@ -191,24 +191,23 @@ def test_going_on_in_another_config_is_refused_with_the_key_and_both_values(old,
     assert snapshot(old) == before
 
 
-def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal):
-    older = {"verb": "train-segmenter", "recipe": {"name": "lite", "style": {"p": 0.5}}}
-    start(tmp_path / "run", older)
-    same = {**older, "recipe": {"name": "lite", "style": {"p": 0.5, "sources": []}}}
-    start(tmp_path / "run", same, resume=True)
-    other = {**older, "recipe": {"name": "lite", "style": {"p": 0.5, "sources": ["dapi"]}}}
-    message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
-    assert "recipe.style.sources was [] and is now ['dapi']. Give" in message
+@pytest.mark.parametrize(
+    ("table", "setting", "was", "now", "told"),
+    [
+        ({"style": {"p": 0.5}}, "style.sources", [], ["dapi"], "was [] and is now ['dapi']"),
+        ({"inference": {"rescale_beyond": 2.5}}, "inference.shrink_beyond", 0.0, 1.6, "was 0.0 and is now 1.6"),
+    ],
+)
+def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal, table, setting, was, now, told):
+    [(part, settings)], name = table.items(), setting.partition(".")[2]
 
+    def config(newer):
+        return {"verb": "train-segmenter", "recipe": {"name": "lite", part: settings | newer}}
 
-def test_a_run_from_before_large_nuclei_had_a_limit_of_their_own_goes_on(tmp_path, refusal):
-    older = {"verb": "train-segmenter", "recipe": {"name": "lite", "inference": {"rescale_beyond": 2.5}}}
-    start(tmp_path / "run", older)
-    same = {**older, "recipe": {"name": "lite", "inference": {"rescale_beyond": 2.5, "shrink_beyond": 0.0}}}
-    start(tmp_path / "run", same, resume=True)
-    other = {**older, "recipe": {"name": "lite", "inference": {"rescale_beyond": 2.5, "shrink_beyond": 1.6}}}
-    message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
-    assert "recipe.inference.shrink_beyond was 0.0 and is now 1.6. Give" in message
+    start(tmp_path / "run", config({}))
+    start(tmp_path / "run", config({name: was}), resume=True)
+    message = refusal(RunFolderError, start, tmp_path / "run", config({name: now}), resume=True)
+    assert f"recipe.{setting} {told}. Give" in message
 
 
 def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, refusal):

@@ -499,11 +499,13 @@ class Fragmenting(Thresholding):
 
 
 @pytest.mark.parametrize(
-    ("rescale", "shrink", "count"), [(2.5, 0.0, 4), (2.5, 1.6, 1), (0.0, 1.6, 4), (1.6, 0.0, 1), (1.6, 2.5, 4)]
+    ("rescale", "shrink", "count"),
+    [(2.5, 0.0, 4), (2.5, 1.6, 1), (2.5, None, 1), (0.0, None, 4), (1.6, 0.0, 1), (1.6, 2.5, 4)],
 )
 def test_a_large_nucleus_that_falls_to_pieces_is_found_whole_by_a_second_look(rescale, shrink, count):
     detector = Fragmenting()
-    detector.inference = InferenceConfig(enlarge_below_px=0, rescale_beyond=rescale, shrink_beyond=shrink)
+    limit = {} if shrink is None else {"shrink_beyond": shrink}  # weights from before there was one lack it
+    detector.inference = InferenceConfig(enlarge_below_px=0, rescale_beyond=rescale, **limit)
     decoded = segment(detector, spots(200, 200, ellipses=[(90, 100, 58, 58)]), TestTimeAugmentation("none"))
     assert len(decoded.scores) == count
     assert detector.calls == (1 if count == 4 else 2)

@@ -23,7 +23,7 @@ from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
 from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, png, raster, tiff
 from nucstyle.data.decoders import Array as Array
-from nucstyle.data.label_rules import as_labels, as_numbers, check_one_nucleus, check_upright
+from nucstyle.data.label_rules import as_labels, check_one_nucleus, check_upright
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 """What is taken for an image by its name; see `is_image_name`."""
@@ -319,7 +319,7 @@ def looks_like(path: Path) -> str:
 
 
 def read_labels(
-    path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False, surely_labels: bool = False
+    path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False, may_be_specks: bool = False
 ) -> Tensor:
     """Read a label image: 0 is background, every other number one nucleus.
 
@@ -327,7 +327,7 @@ def read_labels(
         path: PNG, TIFF or NPY, of whole numbers; a palette image's indices are the labels.
         reading: The largest size, and the page of a stack of labels.
         may_be_mask: Whether a mask of 0 and 255 is fine, since its connected pieces will get numbers.
-        surely_labels: Whether it is known to be none, however it looks.
+        may_be_specks: Whether nuclei may be specks, which smoothed edges are taken for elsewhere.
 
     Returns:
         (H, W) int32, numbers as in the file.
@@ -336,9 +336,7 @@ def read_labels(
         ImageError: Not a label image by `label_rules`, or damaged.
     """
     array = _decode(path, Wanted.NUMBERS, reading)
-    return torch.from_numpy(
-        as_numbers(array, path) if surely_labels else as_labels(array, path, may_be_mask=may_be_mask)
-    )
+    return torch.from_numpy(as_labels(array, path, may_be_mask=may_be_mask, may_be_specks=may_be_specks))
 
 
 def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:

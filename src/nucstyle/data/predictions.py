@@ -43,7 +43,7 @@ def read_label_map(path: Path, reading: ReadOptions = DEFAULT) -> Tensor:
     """Read what was predicted, by `predict` or by another program.
 
     A network that has learnt little finds specks that look like the edges of a smoothed mask, so files with the name that
-    `predict` gives are taken at their word.
+    `predict` gives are not asked about that.
 
     Returns:
         (H, W) int32, 0 = background.
@@ -51,7 +51,7 @@ def read_label_map(path: Path, reading: ReadOptions = DEFAULT) -> Tensor:
     Raises:
         ImageError: As `read_labels`.
     """
-    return read_labels(path, reading, surely_labels=path.name.endswith(LABELS))
+    return read_labels(path, reading, may_be_specks=path.name.endswith(LABELS))
 
 
 def write_images(run: Path, images: Iterable[PredictedImage]) -> None:
