@@ -6,8 +6,9 @@ The peer is `maskrcnn_resnet50_fpn` with `min_size = max_size = 256`, so that it
 timed as well, for information. Both train on the same batch of four crops of 256 px with 40 nuclei each, in the same number
 format. Predictions are of one such field, ours as it is and enlarged as it does by default. The networks are not trained,
 so both are made to find the 40 true boxes: each looks at all of its proposals, then makes, pastes and decodes the masks of the
-same boxes. A trained one looks at fewer proposals: ours with its weights (default: the shipped ones) is timed as well. The
-crowd is a field of 1000 x 1000 with 1,800 discs, in a process of its own; with --weights, by these. Run it alone on the machine.
+same boxes. A trained one looks at fewer proposals: ours with its weights (default: the shipped ones) is timed as well, and what
+part pasting and decoding have in its prediction of a field of 512 px with 400 discs. The crowd is a field of 1000 x 1000 with
+1,800 discs, in a process of its own; with --weights, by these. Run it alone on the machine.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from torchvision.models.detection.roi_heads import RoIHeads
 
 from nucstyle.core.precision import autocast, resolve_precision
 from nucstyle.core.rng import generator, seeded
-from nucstyle.core.sample import Prediction, Sample
+from nucstyle.core.sample import Sample
 from nucstyle.segmentation.backbone import PyramidTrunk, load_trunk_weights
 from nucstyle.segmentation.decode import decode
 from nucstyle.segmentation.detector import Segmenter
 from nucstyle.segmentation.targets import to_detection_target
-from nucstyle.segmentation.tiling import segment
+from nucstyle.segmentation.tiling import predict_tiles, segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.workflows.load import SHIPPED_SEGMENTER, load_segmenter
 from nucstyle.workflows.recipes import segmenter_recipe
@@ -152,14 +153,12 @@ def compare(steps: int, weights: str | None) -> None:
                 return peer(images[:1])
 
         print(f"prediction at {side} px: torchvision", timed(look, steps))
-    corners = torch.tensor([[(k % 20) * 25.0, (k // 20) * 25.0] for k in range(400)])
-    masks = Prediction(
-        boxes=torch.cat([corners, corners + 22], dim=1),
-        scores=torch.linspace(0.99, 0.6, 400),
-        masks=torch.rand(400, 28, 28, generator=generator("masks")),
-        size=(512, 512),
-    )
-    print("pasting and decoding 400 masks:", timed(lambda: decode(masks, segmenter.inference), steps))
+    crowded = discs(512, 400, 9).image
+    trained.inference = load_segmenter(weights or SHIPPED_SEGMENTER, device="cpu").inference
+    masks = predict_tiles(trained, crowded, none := TestTimeAugmentation("none"), min_score=trained.inference.score)
+    print("prediction of 512 px, 400 discs: ours, trained", timed(lambda: segment(trained, crowded, none), steps))
+    work = timed(lambda: decode(masks, trained.inference), steps)
+    print(f"of which pasting and decoding {len(masks)} masks:", work)
 
 
 def crowd(weights: str | None) -> None:

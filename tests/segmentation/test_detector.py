@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torchvision.models.detection.image_list import ImageList
 
 from nucstyle.core.config import build
 from nucstyle.core.errors import ConfigError, WeightsError
@@ -38,6 +39,21 @@ def test_the_trunk_sees_every_pixel_as_it_is_with_zeros_up_to_a_multiple_of_32(s
     assert seen.padded.shape == (1, 3, -(-height // 32) * 32, -(-width // 32) * 32)
     assert torch.equal(seen.padded[0, :, :height, :width], image)
     assert int((seen.padded != 0).sum()) <= image.numel()
+
+
+@pytest.mark.parametrize("size", [(256, 256), (480, 352), (544, 96), (40, 608), (1, 1)], ids=str)
+def test_every_anchor_is_on_the_cell_that_it_belongs_to(segmenter, size):
+    seen = segmenter.see(image_of(*size))
+    rpn, levels = segmenter.network.rpn, list(seen.maps.values())
+    anchors = rpn.anchor_generator(ImageList(seen.padded, [seen.size]), levels)[0]
+    ratios = len(segmenter.config.anchor_ratios)
+    for stride, level in zip((4, 8, 16, 32, 64), levels, strict=True):
+        count = level.shape[2] * level.shape[3] * ratios
+        own, anchors = anchors[:count].reshape(level.shape[2], level.shape[3], ratios, 4), anchors[count:]
+        ys, xs = torch.meshgrid(*(torch.arange(side) * stride for side in level.shape[2:]), indexing="ij")
+        assert torch.equal((own[..., 0] + own[..., 2]) / 2, xs[..., None].expand(-1, -1, ratios).float())
+        assert torch.equal((own[..., 1] + own[..., 3]) / 2, ys[..., None].expand(-1, -1, ratios).float())
+    assert len(anchors) == 0
 
 
 def test_training_sees_the_pixels_and_boxes_as_they_are_too(segmenter):

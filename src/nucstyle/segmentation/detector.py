@@ -33,6 +33,8 @@ Share = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 _LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Of the pyramid, from which regions are pooled: pixels of the image to a cell of the map."""
+_STRIDES = (*_LEVELS.values(), 64)
+"""The same of all levels; on one more, large nuclei are proposed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,7 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
     trunk normalises its own input.
     """
     channels = config.pyramid_channels
-    anchors = AnchorGenerator(
+    anchors = _Anchors(
         tuple((size,) for size in config.anchor_sizes_px), (config.anchor_ratios,) * len(config.anchor_sizes_px)
     )
     proposals = DenseProposals(
@@ -210,6 +212,22 @@ def build_detector(config: SegmenterConfig, trunk: PyramidTrunk | ResNetTrunk, a
     ):
         setattr(part, name, _InFormat(getattr(part, name), autocast))
     return network
+
+
+class _Anchors(AnchorGenerator):  # type: ignore[misc]
+    """torchvision's anchors, each on the cell that it belongs to.
+
+    torchvision divides the side of the padded image by the number of cells. On the coarsest level the number is rounded up, so
+    that in a field of 544 px the anchors would be 60 px apart and the cells 64: at the far edge they are off by 32 px.
+    """
+
+    def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
+        """(N, 4) anchors of each level; the strides that torchvision has found are not looked at."""
+        own = [
+            [torch.tensor(stride, device=pair[0].device)] * 2 for stride, pair in zip(_STRIDES, strides, strict=True)
+        ]
+        anchors: list[Tensor] = super().grid_anchors(grid_sizes, own)
+        return anchors
 
 
 class _PadOnly(GeneralizedRCNNTransform):  # type: ignore[misc]
