@@ -658,8 +658,13 @@ def predict(
     out: Out = Path("predicted"),
     weights: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Segmenter weights.")] = "lite-dsb2018",
     tta: Annotated[
-        str, typer.Option(help="Test-time augmentation: none, fast, full; or as published: deep-retina, mirzaev.")
-    ] = "fast",
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="Test-time augmentation: none, fast, full; or as published: deep-retina, mirzaev "
+            "[default: of the weights' recipe, fast of the shipped].",
+        ),
+    ] = None,
     diameter: Annotated[
         float | None,
         typer.Option(metavar="PX", min=1, help="Of a typical nucleus, in pixels [default: found out]."),

@@ -9,6 +9,7 @@ from scipy import ndimage
 from torchvision.ops import box_iou
 
 from nucstyle.core import symmetry
+from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.labels import boxes as boxes_of
 from nucstyle.core.rng import generator
@@ -381,6 +382,25 @@ def test_dark_images_are_enhanced_in_prediction_as_in_training():
     enhancing.inference = InferenceConfig(clahe=True)
     assert len(segment(dark, image, TestTimeAugmentation("none")).scores) == 0
     assert len(segment(enhancing, image, TestTimeAugmentation("none")).scores) >= 3
+    enhancing.inference = InferenceConfig(clahe=True, clahe_darker_than=0.05)
+    assert len(segment(enhancing, image, TestTimeAugmentation("none")).scores) == 0
+
+
+def test_contrast_is_recorded_in_full_and_by_default_as_everywhere():
+    assert InferenceConfig().contrast is None
+    assert InferenceConfig(clahe=True).contrast == ClaheConfig()
+    told = InferenceConfig(clahe=True, clahe_clip_limit=0.02, clahe_tiles=4, clahe_darker_than=0.5)
+    assert told.contrast == ClaheConfig(clip_limit=0.02, tiles=4, darker_than=0.5)
+
+
+@pytest.mark.parametrize(("mode", "views"), [("none", 1), ("mirzaev", 2), ("fast", 4)])
+def test_where_no_mode_is_given_the_views_are_those_of_the_recipe(monkeypatch, mode, views):
+    segmenter, sizes, see = Thresholding(), [], Thresholding.see
+    segmenter.inference = InferenceConfig(tta=mode)
+    monkeypatch.setattr(Thresholding, "see", lambda self, image: sizes.append(image.shape) or see(self, image))
+    found = segment(segmenter, spots())
+    assert len(sizes) == views
+    assert torch.equal(found.labels, segment(segmenter, spots(), mode).labels)
 
 
 @pytest.mark.parametrize(

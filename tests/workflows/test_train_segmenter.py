@@ -12,6 +12,7 @@ from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.geometric import RandomCrop
 from nucstyle.augment.steps import Enhance
 from nucstyle.augment.style import StyleConfig
+from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.errors import OptionError
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
@@ -287,8 +288,9 @@ def test_arms_come_after_the_crop_but_before_published_steps_and_before_contrast
     fields, (chain,) = run_of(segmenter_recipe("lite"), arm).augmentations()
     assert not fields
     assert [type(one) for one in chain] == [RandomCrop, ColourJitter]
-    fields, (chain,) = run_of(segmenter_recipe("lite", ["clahe=true"]), arm).augmentations()
+    fields, (chain,) = run_of(segmenter_recipe("lite", ["clahe=true", "clahe_tiles=4"]), arm).augmentations()
     assert [type(one) for one in fields] == [ColourJitter, Enhance]
+    assert fields[1].config == ClaheConfig(tiles=4)
     assert [type(one) for one in chain] == [RandomCrop]
     fields, chains = run_of(segmenter_recipe("mirzaev"), arm).augmentations()
     assert [type(one) for one in fields] == [ColourJitter]
@@ -319,6 +321,19 @@ def test_balance_without_names_of_modalities_is_refused(run_verb, manifest):
     assert result.exit_code == 2
     assert "balance 1.0 needs to know the modality of each image" in result.output
     assert "nucstyle discover" in result.output
+
+
+def test_prediction_takes_the_views_of_the_recipe_that_the_weights_were_trained_by(run_verb, manifest):
+    assert [segmenter_recipe(name).inference.tta for name in ("lite", "deep-retina", "mirzaev")] == [
+        "fast",
+        "deep-retina",
+        "mirzaev",
+    ]
+    assert run_verb("train-segmenter", manifest, "--out", "trained", "--set", "tta=none", *LAST).exit_code == 0
+    for given, taken in (((), "none"), (("--tta", "mirzaev"), "mirzaev")):
+        result = run_verb("predict", manifest, "--weights", "trained", "--out", taken, *given)
+        assert result.exit_code == 0, result.output
+        assert read_config(manifest.parent.parent / taken)["tta"] == taken
 
 
 def test_weights_that_were_shown_images_otherwise_are_said(run_verb, manifest):

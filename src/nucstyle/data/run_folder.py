@@ -30,7 +30,14 @@ _LOCK = ".lock"
 _STEPS = "recipe.training.steps"
 _TOLD = 3
 """So many differences of two configs are told."""
-_NEWER: Mapping[str, Any] = {"recipe.style.sources": [], "recipe.inference.shrink_beyond": 0.0}
+_NEWER: Mapping[str, Any] = {
+    "recipe.style.sources": [],
+    "recipe.inference.shrink_beyond": 0.0,
+    "recipe.inference.clahe_clip_limit": 0.01,
+    "recipe.inference.clahe_tiles": 8,
+    "recipe.inference.clahe_darker_than": 0.25,
+    "recipe.inference.tta": "fast",
+}
 """Settings that runs may lack which were begun before there were such: what was done then, not what is the default now."""
 _PACKAGES = ("nucstyle", "torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow", "tifffile")
 

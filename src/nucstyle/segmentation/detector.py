@@ -131,10 +131,25 @@ class InferenceConfig:
     """How far a tile is seen beyond the part that it answers for, after enlargement."""
     clahe: bool = False
     """Whether the contrast of dark images is enhanced first, in training and prediction alike."""
+    clahe_clip_limit: Annotated[float, Gt(0), Le(1)] = 0.01
+    """clahe: larger = more contrast, and more noise."""
+    clahe_tiles: Annotated[int, Ge(1), Le(64)] = 8
+    """clahe: tiles a side, each with its own histogram."""
+    clahe_darker_than: Annotated[float, Ge(0), Le(1)] = 0.25
+    """clahe: images whose 99th percentile is above are left as they are."""
+    tta: Literal["none", "fast", "full", "deep-retina", "mirzaev"] = "fast"
+    """The views of an image and how they are merged, where `--tta` does not say so; see `VIEWS` in `segmentation.tta`."""
+
+    @property
+    def contrast(self) -> ClaheConfig | None:
+        """How contrast is enhanced; None = it is not."""
+        if not self.clahe:
+            return None
+        return ClaheConfig(self.clahe_clip_limit, self.clahe_tiles, self.clahe_darker_than)
 
     def prepare(self, image: Tensor) -> Tensor:
         """(3, H, W) in [0, 1] -> what the detector is shown of it, at the same size."""
-        return enhance(image, ClaheConfig()) if self.clahe else image
+        return enhance(image, self.contrast) if self.contrast else image
 
     def magnification(self, size: tuple[int, int]) -> float:
         """How much a field of (height, width) is enlarged before its nuclei are sought."""

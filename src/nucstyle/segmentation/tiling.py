@@ -39,7 +39,7 @@ _MOST_CHANGE = 4.0
 def segment(
     segmenter: Segmenter,
     image: Tensor | npt.NDArray[np.generic],
-    tta: TestTimeAugmentation | str = "fast",
+    tta: TestTimeAugmentation | str | None = None,
     *,
     diameter_px: float | None = None,
 ) -> Decoded:
@@ -55,14 +55,15 @@ def segment(
         segmenter: Trained; its own thresholds decide.
         image: (3, H, W) float32 tensor in [0, 1]; or an array (H, W) or (H, W, 3), integers by the intensity rule, floats in
             [0, 1].
-        tta: Views to look at: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`; or those of one's own.
+        tta: Views to look at: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`; or those of one's own; None = as
+            the segmenter's recipe says, `fast` for the shipped one.
         diameter_px: Of a typical nucleus, in pixels of the image; None = as the segmenter's `InferenceConfig` says.
 
     Raises:
         ImageError: Another shape, or pixels that are not finite or not in [0, 1].
         OptionError: A diameter that is not positive, or an unknown mode.
     """
-    mode = TestTimeAugmentation(tta) if isinstance(tta, str) else tta
+    mode = tta if isinstance(tta, TestTimeAugmentation) else TestTimeAugmentation(tta or segmenter.inference.tta)
     pixels = image if isinstance(image, Tensor) else sample_of_array(image).image
     if diameter_px is not None and not diameter_px > 0:
         msg = f"the diameter of a nucleus must be positive, got {diameter_px}"

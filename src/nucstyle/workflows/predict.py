@@ -47,7 +47,7 @@ def predict(
     *,
     progress: Progress = SILENT,
     weights: Path | str = SHIPPED_SEGMENTER,
-    tta: str = "fast",
+    tta: str | None = None,
     diameter_px: float | None = None,
     tile_px: int | None = None,
     style: Path | str | None = None,
@@ -65,7 +65,7 @@ def predict(
             `manifest.csv`, `report.html`.
         progress: Shown to the person.
         weights: Segmenter weights: a name, a file or a run.
-        tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`.
+        tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`; None = as the recipe of the weights says.
         diameter_px: Of a typical nucleus, in pixels; None = the segmenter finds out.
         tile_px: Side of the tiles in which larger fields are looked at, after enlargement; None = the segmenter's own.
         style: Style weights (a name, a file or a run) that move images of other modalities into one before nuclei are sought.
@@ -82,8 +82,9 @@ def predict(
         InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
         MemoryShortageError: There is too little memory for an image, also in tiles of half the side.
     """
-    merge = TestTimeAugmentation(tta)
     segmenter = load_segmenter(weights, device=device)
+    tta = segmenter.inference.tta if tta is None else tta
+    merge = TestTimeAugmentation(tta)
     if tile_px is not None:
         segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
     dataset = open_dataset(images, format=format, reading=reading, cache=False)

@@ -57,7 +57,17 @@ from nucstyle.workflows.segmenter_quality import SegmenterQuality
 from nucstyle.workflows.selection import Selection
 from nucstyle.workflows.trunk import TrunkSource, settle_trunk
 
-_SHOWN_BY = ("clahe", "scaling", "side_px", "enlarge_below_px", "enlarge_factor", "diameter_px")
+_SHOWN_BY = (
+    "clahe",
+    "clahe_clip_limit",
+    "clahe_tiles",
+    "clahe_darker_than",
+    "scaling",
+    "side_px",
+    "enlarge_below_px",
+    "enlarge_factor",
+    "diameter_px",
+)
 """Settings of `InferenceConfig` that say how images are shown to the detector."""
 
 
@@ -132,7 +142,8 @@ class SegmenterRun:
         """
         arm = self.arm.augmentations
         chains = self.recipe.chains()
-        enhanced: list[Augmentation] = [Enhance()] if self.recipe.inference.clahe else []
+        contrast = self.recipe.inference.contrast
+        enhanced: list[Augmentation] = [Enhance(config=contrast)] if contrast else []
         if self.recipe.training.stages or enhanced:
             return [*arm, *enhanced], chains
         return [], [[*chain, *arm] for chain in chains]
