@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from nucstyle.core.labels import boxes, relabel
 from nucstyle.core.symmetry import ALL, HALF_TURN, IDENTITY, LEFT_RIGHT, UP_DOWN, Symmetry
 
-SIZES = [(1, 1), (1, 7), (7, 1), (2, 3), (3, 2), (5, 5), (5, 9), (13, 11), (16, 31), (33, 17)]
+SIZES = [
+    *((1, 1), (1, 2), (2, 1), (1, 7), (7, 1), (1, 33), (33, 1), (2, 3), (3, 2), (3, 3)),
+    *((5, 5), (5, 9), (9, 5), (8, 8), (13, 11), (16, 31), (31, 16), (33, 17), (17, 34), (65, 63)),
+]
 SQUARE = torch.tensor([[1, 2], [3, 4]])
 every_symmetry = pytest.mark.parametrize("symmetry", ALL, ids=str)
 
