@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
 from nucstyle.training.checkpoint import latest_checkpoint
 from nucstyle.training.distributed import SINGLE, device_of_process, is_first_process, process_group
+from nucstyle.workflows.train_segmenter import train_segmenter
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -282,3 +285,40 @@ def test_two_processes_that_train_a_segmenter_average_their_gradients_and_stay_e
     assert compared > 50
     assert worst < 1e-4
     assert [(tmp_path / f"equal{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_of_the_segmenter_and_go_on(tmp_path, write_pairs):
+    folder, run = write_pairs("data"), tmp_path / "run"
+    script = """
+        import contextlib, os, sys
+        from pathlib import Path
+        from nucstyle.cli import app
+        # files of their own, because what two processes print may run into one another
+        with Path(sys.argv[1] + os.environ["RANK"]).open("w") as said, contextlib.redirect_stderr(said):
+            app(sys.argv[2:])
+    """
+    settings = ("steps=4", "checkpoint_every=2", "measure_every=0", "batch_size=1", "size_px=64", "learning_rate=0.01")
+    small = ("pyramid_channels=16", "box_head_size=32", "mask_layers=1")
+    options = [word for setting in (*settings, *small) for word in ("--set", setting)]
+    verb = ("train-segmenter", str(folder), "--out", str(run), *options, "--device", "cpu")
+    finished = torchrun(tmp_path, script, str(tmp_path / "first"), *verb)
+    assert finished.returncode == 0, finished.stderr
+    assert read_config(run)["processes"] == 2
+    assert (run / "report.html").is_file()
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4]  # one process writes, every tenth and the last step
+    assert [entry.name for entry in tmp_path.iterdir() if (entry / "config.toml").exists()] == ["run"]
+    first = load_weights(run / "weights.safetensors", kind="segmenter")
+    train_segmenter(folder, tmp_path / "alone", overrides=(*settings, *small), device="cpu")
+    alone = load_weights(tmp_path / "alone" / "weights.safetensors", kind="segmenter")
+    assert alone.sha256 != first.sha256  # the other process took part
+    for name in ("result.json", "weights.safetensors"):
+        (run / name).unlink()
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    finished = torchrun(tmp_path, script, str(tmp_path / "again"), *verb, "--resume")
+    assert finished.returncode == 0, finished.stderr
+    assert "going on from step 2 of 4" in (tmp_path / "again0").read_text()
+    assert (tmp_path / "again1").read_text() == ""
+    again = load_weights(run / "weights.safetensors", kind="segmenter")
+    assert again.sha256 == first.sha256
