@@ -111,6 +111,27 @@ def test_a_setting_out_of_range_is_named(assert_refused, run_verb, write_pairs, 
     assert entries(tmp_path) == ["data"]
 
 
+@pytest.mark.parametrize(
+    "setting", ["learning_rate=8e-4", "training.learning_rate=1e-4", "size_px=256", "crop.native=0"]
+)
+def test_what_has_no_effect_in_a_recipe_of_stages_is_refused_though_it_be_the_default(
+    assert_refused, run_verb, write_pairs, tmp_path, setting
+):
+    write_pairs("data")
+    verb = ("train-segmenter", "data", "--out", "run", "--recipe", "mirzaev")
+    key = setting.split("=")[0].rpartition(".")[2]
+    assert_refused(run_verb(*verb, "--set", setting), key, "no effect", "stages")
+    assert entries(tmp_path) == ["data"]
+
+
+def test_what_dry_run_prints_of_a_recipe_of_stages_is_a_recipe(run_verb, tmp_path):
+    printed = run_verb("train-segmenter", "data", "--out", "run", "--recipe", "mirzaev", "--dry-run")
+    (tmp_path / "own.toml").write_text(printed.stdout)
+    again = run_verb("train-segmenter", "data", "--out", "run", "--recipe", "own.toml", "--dry-run")
+    assert again.exit_code == 0, again.output
+    assert again.stdout == printed.stdout
+
+
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "cuda:one"])
 def test_a_device_that_is_not_there_is_named(assert_refused, run_verb, write_pairs, tmp_path, device):
     write_pairs("data")

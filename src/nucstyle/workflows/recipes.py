@@ -21,8 +21,22 @@ def style_recipe(name: str, overrides: Sequence[str] = ()) -> StyleRecipe:
 
 
 def segmenter_recipe(name: str, overrides: Sequence[str] = ()) -> SegmenterRecipe:
-    """A recipe for the segmenter; see `_load`."""
-    return _load(SegmenterRecipe, "segmenter", name, overrides)
+    """A recipe for the segmenter; see `_load`.
+
+    Raises:
+        ConfigError: Also where a rate or a crop is set on a recipe of stages, be it the default, which the recipe itself lets
+            pass: `--dry-run` writes it.
+    """
+    recipe = _load(SegmenterRecipe, "segmenter", name, overrides)
+    given = with_overrides(SegmenterRecipe, {}, overrides) if recipe.training.stages else {}
+    useless = {"learning_rate"} & given.get("training", {}).keys() or given.get("crop", {}).keys()
+    if useless:
+        msg = (
+            f"--set {min(useless)}: has no effect in the recipe {recipe.name}, whose stages have their own; leave it out, or "
+            "change the stages in a recipe file of your own"
+        )
+        raise ConfigError(msg)
+    return recipe
 
 
 def _read(path: Path) -> str:
