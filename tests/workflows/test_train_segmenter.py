@@ -7,6 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.geometric import RandomCrop
@@ -14,10 +17,12 @@ from nucstyle.augment.steps import Enhance
 from nucstyle.augment.style import StyleConfig
 from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.errors import OptionError
+from nucstyle.core.rng import seeded
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
 from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
+from nucstyle.segmentation.resnet import PARTS
 from nucstyle.training.distributed import SINGLE
 from nucstyle.workflows.arms import Arm, make_arm
 from nucstyle.workflows.fit import require_agreement
@@ -393,3 +398,33 @@ def test_a_published_recipe_runs_with_the_light_network(run_verb, manifest, tmp_
     result = run_verb(*verb, "--set", "pyramid_channels=32", "--set", "batch_size=1", "--set", "checkpoint_every=3")
     assert result.exit_code == 0, result.output
     assert "trunk_sha256" not in read_config(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_published_recipe_begins_with_all_of_a_detector_that_does_not_depend_on_its_classes(
+    run_verb, manifest, tmp_path
+):
+    with seeded("detector"):
+        backbone = resnet_fpn_backbone(backbone_name="resnet101", weights=None, trainable_layers=5)
+        given = MaskRCNN(backbone, 91).state_dict()
+    for name in given:
+        if name.endswith("bn3.weight"):
+            given[name] *= 0.1  # else what is random grows from block to block
+    torch.save(given, tmp_path / "coco.pth")
+    verb = ("train-segmenter", manifest, "--out", "run", "--recipe", "mirzaev", "--trunk", "coco.pth")
+    short = ("--set", "steps=2", "--set", "checkpoint_every=1", "--set", "batch_size=1", "--set", "precision=fp32")
+    result = run_verb(*verb, *short)
+    assert result.exit_code == 0, result.output
+    assert "are taken: ResNet-101, backbone.fpn, rpn.head" in result.output
+    assert read_config(tmp_path / "run")["trunk_parts"] == list(PARTS)
+    made = tensors(tmp_path / "run")
+    for name in ("rpn.head.conv.0.0.weight", "roi_heads.box_head.fc6.weight", "roi_heads.mask_head.3.0.weight"):
+        moved = made[name.replace("head.", "head.part.")].float() - given[name]
+        assert float(moved.abs().max()) < 1e-3 < float(given[name].std())  # two steps of Adam at 1e-4, half precision
+    whole = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    take_back_the_last_step(tmp_path / "run")
+    (tmp_path / "coco.pth").unlink()
+    result = run_verb(*verb[:-2], *short, "--resume")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole

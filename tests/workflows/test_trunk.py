@@ -4,6 +4,7 @@ import hashlib
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from nucstyle.core.config import to_table, to_toml
 from nucstyle.core.errors import OptionError, WeightsError
@@ -27,12 +28,13 @@ def settle(said, *, recipe=RECIPE, trunk=None, start=None, run=None):
     return settled.segmenter.resnet_norm, source
 
 
-def begun(folder, norm, sha256=None, *, checkpoint=False):
+def begun(folder, norm, sha256=None, *, parts=(), checkpoint=False):
     """The run folder of a training that was stopped."""
     table = to_table(RECIPE)
     table["segmenter"]["resnet_norm"] = norm
     folder.mkdir()
     config = {"verb": "train-segmenter", "recipe": table, **({"trunk_sha256": sha256} if sha256 else {})}
+    config |= {"trunk_parts": list(parts)} if parts else {}
     (folder / "config.toml").write_text(to_toml(config))
     if checkpoint:
         (folder / "checkpoints" / "step-000004").mkdir(parents=True)
@@ -43,8 +45,8 @@ def begun(folder, norm, sha256=None, *, checkpoint=False):
 def weights(tmp_path):
     """A file, and its hash."""
     path = tmp_path / "resnet101-0123.pth"
-    path.write_bytes(b"weights")
-    return path, hashlib.sha256(b"weights").hexdigest()
+    torch.save({"conv1.weight": torch.zeros(1)}, path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_file_is_taken_with_a_frozen_norm_given_or_found(said, weights, monkeypatch):
@@ -98,3 +100,28 @@ def test_a_run_goes_on_as_it_was_begun_whatever_the_machine_holds_now(said, tmp_
     assert settle(said, run=scratch) == ("group", TrunkSource())
     assert settle(said, run=tmp_path / "new") == ("frozen", TrunkSource(path, sha256))
     assert not said.lines
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A file of a detector whose proposals fit the recipe and whose pyramid does not, and its hash."""
+    head = {"conv.0.0": (256, 256, 3, 3), "cls_logits": (3, 256, 1, 1), "bbox_pred": (12, 256, 1, 1)}
+    tensors = {f"rpn.head.{name}.weight": torch.zeros(shape) for name, shape in head.items()}
+    tensors |= {f"rpn.head.{name}.bias": torch.zeros(shape[0]) for name, shape in head.items()}
+    tensors["backbone.fpn.inner_blocks.0.0.weight"] = torch.zeros(8, 256, 1, 1)
+    path = tmp_path / "detector.pth"
+    torch.save(tensors, path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_else_of_a_detectors_file_is_taken_is_settled_for_the_run_and_said(said, tmp_path, detector):
+    path, sha256 = detector
+    assert settle(said, trunk=path) == ("frozen", TrunkSource(path, sha256, ("rpn.head",)))
+    (line,) = said.lines
+    assert "are taken: ResNet-101, rpn.head; of other shapes, so they start at random: backbone.fpn" in line
+    fresh = begun(tmp_path / "fresh", "frozen", sha256, parts=["rpn.head"])
+    assert settle(said, run=fresh, trunk=path) == ("frozen", TrunkSource(path, sha256, ("rpn.head",)))
+    loaded = begun(tmp_path / "loaded", "frozen", sha256, parts=["rpn.head"], checkpoint=True)
+    assert settle(said, run=loaded) == ("frozen", TrunkSource(None, sha256, ("rpn.head",)))
+    older = begun(tmp_path / "older", "frozen", sha256)  # before there was more to take than the ResNet
+    assert settle(said, run=older, trunk=path) == ("frozen", TrunkSource(path, sha256))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,15 @@ _GROUPS = 32
 """Of channels, in a group norm; every layer of a ResNet has a multiple of it."""
 _PREFIXES = ("backbone.body.", "body.", "module.", "")
 """What may stand before the names in files of detectors and classifiers."""
+PARTS = {
+    "backbone.fpn": "backbone.part.layers.fpn",
+    "rpn.head": "rpn.head.part",
+    "roi_heads.box_head": "roi_heads.box_head.part",
+    "roi_heads.mask_head": "roi_heads.mask_head.part",
+    "roi_heads.mask_predictor.conv5_mask": "roi_heads.mask_predictor.part.conv5_mask",
+}
+"""What of a detector, beside its ResNet, does not depend on its classes: the name in torchvision's files, the place in ours. It
+is what `deep-retina` keeps of COCO (github.com/Lopezurrutia/DSB_2018, mrcnn/my_train_1.py leaves out the outputs alone)."""
 
 # B = batch, H, W = size of the image
 
@@ -67,9 +77,9 @@ class ResNetTrunk(nn.Module):
         return maps
 
     def load(self, tensors: Mapping[str, Tensor], *, where: str) -> None:
-        """Take the weights of a ResNet-101: a classifier's, or those inside a detector (COCO); heads are left out.
+        """Take the weights of a ResNet-101: a classifier's, or those inside a detector (COCO).
 
-        For a frozen norm, whose statistics come with the weights.
+        For a frozen norm, whose statistics come with the weights. What else a detector has is for `load_parts`.
 
         Args:
             tensors: By torchvision's names, with or without a prefix.
@@ -87,6 +97,37 @@ class ResNetTrunk(nn.Module):
             if name.startswith(prefix) and name[len(prefix) :] in own
         }
         load_state(body, fitting, where=where)
+
+
+def fitting_parts(network: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The `PARTS` that a file has in the shapes of a detector of ours."""
+    return tuple(name for name in PARTS if _fitted(network, name, tensors) is not None)
+
+
+def load_parts(network: nn.Module, tensors: Mapping[str, Tensor], parts: Sequence[str], *, where: str) -> None:
+    """Take some of the `PARTS` of a file into a detector of ours.
+
+    Raises:
+        WeightsError: The file has not all of them in its shapes.
+    """
+    for name in parts:
+        fitted = _fitted(network, name, tensors)
+        if fitted is None:
+            msg = f"{where}: does not fit this network: there is no {name} of its shapes"
+            raise WeightsError(msg)
+        network.get_submodule(PARTS[name]).load_state_dict(fitted)
+
+
+def _fitted(network: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The tensors of a part by the names of today's torchvision, which knows its older ones; None where they do not fit."""
+    own = {key.removeprefix(f"{name}."): one.float() for key, one in tensors.items() if key.startswith(f"{name}.")}
+    # torch fills in what fits before it refuses the rest, so this is tried with a copy, of shapes alone.
+    trial = copy.deepcopy(network.get_submodule(PARTS[name])).to("meta")
+    try:
+        trial.load_state_dict(own, assign=True)
+    except RuntimeError:
+        return None
+    return trial.state_dict()
 
 
 def read_trunk_file(path: Path) -> dict[str, Tensor]:

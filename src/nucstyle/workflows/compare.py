@@ -50,7 +50,7 @@ from nucstyle.workflows.trunk import TrunkSource, settle_trunk
 
 ARMS = ("none", "recolour", "style", "style+colour")
 PROTOCOLS = ("full", "transfer")
-_SHARED = ("data", "recipe", "trunk_sha256")
+_SHARED = ("data", "recipe", "trunk_sha256", "trunk_parts")
 """Of `config.toml`: what all cells of a protocol have alike."""
 _PATIENCE_S = 120
 """Others that work in the same run hold it for seconds only."""
@@ -101,7 +101,7 @@ def compare(
         style: Style weights for arms with `style`: a name, a file or a run.
         gate: Whether restyled crops that lost their nuclei are drawn again.
         judge: Weights of the network that looks for new nuclei then; None = none does.
-        trunk: A file with the weights of a ResNet-101, for recipes with one.
+        trunk: A file with the weights of a ResNet-101, or of a detector on one, for recipes with one.
         on: The part whose scores are summed up: `validation` or `test`. Validation images are always scored: the arm without a
             GAN that the others are compared to is chosen by them.
         tta: Modes of test-time augmentation.

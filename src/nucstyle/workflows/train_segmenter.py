@@ -27,7 +27,7 @@ from nucstyle.data.weights import Weights, load_state, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.backbone import load_trunk_weights
 from nucstyle.segmentation.detector import Segmenter, build_trunk
-from nucstyle.segmentation.resnet import ResNetTrunk, read_trunk_file
+from nucstyle.segmentation.resnet import ResNetTrunk, load_parts, read_trunk_file
 from nucstyle.training.distributed import (
     SINGLE,
     Group,
@@ -125,6 +125,7 @@ class SegmenterRun:
             **({"style_sha256": self.arm.style.sha256} if self.arm.style else {}),
             **({"gate": self.arm.gate.to_table()} if self.arm.gate else {}),
             **({"trunk_sha256": self.trunk.sha256} if self.trunk.sha256 else {}),
+            **({"trunk_parts": list(self.trunk.parts)} if self.trunk.parts else {}),
         }
         return {**table, "data": data, "recipe": to_table(self.recipe)}
 
@@ -188,7 +189,8 @@ def train_segmenter(
         annotated: Modalities whose masks may be used, in training and in choosing the best; None = all masks. Images of the
             others lend their colours, where the arm takes examples.
         init: Go on from these segmenter weights in a new run: a name, a file or a run, of the same shape.
-        trunk: A file with the weights of a ResNet-101 (ImageNet or COCO), for recipes with one. None = those that
+        trunk: A file with the weights of a ResNet-101 (ImageNet), or of a detector on one (COCO), for recipes with one; of a
+            detector everything is taken that does not depend on its classes and has the recipe's shapes. None = those that
             torchvision has downloaded on this machine, if there are any, else random ones with a norm that learns.
         seed: Of everything random.
         device: `auto`, `cpu`, `cuda`, ...
@@ -343,16 +345,17 @@ def make_segmenter(segmenter_run: SegmenterRun) -> Segmenter:
         WeightsError: Those to go on from do not fit.
     """
     recipe, device, start = segmenter_run.recipe, segmenter_run.device, segmenter_run.init
+    source = segmenter_run.trunk
     with rng.seeded(segmenter_run.seed, "segmenter weights"):
         trunk = build_trunk(recipe.segmenter)
-        if isinstance(trunk, ResNetTrunk):
-            if segmenter_run.trunk.path is not None:
-                file = segmenter_run.trunk.path
-                trunk.load(read_trunk_file(file), where=f"--trunk {file}")
-        else:
+        if not isinstance(trunk, ResNetTrunk):
             load_trunk_weights(trunk.trunk)
         number = autocast(device, segmenter_run.precision)
         segmenter = Segmenter(recipe.segmenter, recipe.inference, trunk=trunk, autocast=number)
+    if isinstance(trunk, ResNetTrunk) and source.path is not None:
+        where, tensors = f"--trunk {source.path}", read_trunk_file(source.path)
+        trunk.load(tensors, where=where)
+        load_parts(segmenter.network, tensors, source.parts, where=where)
     if start is not None:
         load_state(segmenter.network, start.tensors, where="--init")
     segmenter.network.to(device)

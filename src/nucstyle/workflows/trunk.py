@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nucstyle.core.errors import OptionError, WeightsError
 from nucstyle.core.protocols import Progress
 from nucstyle.data.run_folder import CONFIG, read_config
 from nucstyle.data.weights import Weights
-from nucstyle.segmentation.resnet import imagenet_file
+from nucstyle.segmentation.detector import Segmenter
+from nucstyle.segmentation.resnet import PARTS, fitting_parts, imagenet_file, read_trunk_file
 from nucstyle.training.checkpoint import has_checkpoint
 from nucstyle.training.segmenter_trainer import SegmenterRecipe
 
@@ -28,6 +31,8 @@ class TrunkSource:
     """A file with the weights of a ResNet-101; None = none is needed, or none is to be had."""
     sha256: str | None = None
     """Of that file, also where a run goes on that no longer needs it."""
+    parts: tuple[str, ...] = ()
+    """What else of it is taken, where it is a detector's: some of `resnet.PARTS`."""
 
 
 def settle_trunk(
@@ -81,7 +86,7 @@ def _for_a_new_run(
         return recipe, TrunkSource()
     path = Path(trunk) if trunk is not None else imagenet_file()
     if path is not None:
-        return _with_norm(recipe, "frozen"), TrunkSource(path, _sha256(path))
+        return _with_norm(recipe, "frozen"), TrunkSource(path, _sha256(path), _parts_of(path, recipe, progress))
     progress.say(
         "no weights for the ResNet-101 on this machine: it starts at random, which takes far longer to train; --trunk FILE takes "
         "those of ImageNet or COCO"
@@ -93,15 +98,30 @@ def _as_begun(recipe: SegmenterRecipe, trunk: Path | str | None, run: Path) -> t
     """As the run says; the file matters only as long as there is no checkpoint."""
     config = read_config(run)
     norm = config.get("recipe", {}).get("segmenter", {}).get("resnet_norm", recipe.segmenter.resnet_norm)
-    recipe, wanted = _with_norm(recipe, norm), config.get("trunk_sha256")
+    recipe, wanted, parts = _with_norm(recipe, norm), config.get("trunk_sha256"), tuple(config.get("trunk_parts", ()))
     path = Path(trunk) if trunk is not None else imagenet_file() if wanted else None
     found = _sha256(path) if path is not None else None
     if trunk is not None or (found is not None and found == wanted):
-        return recipe, TrunkSource(path, found)  # another file than the run's is refused by its config
+        return recipe, TrunkSource(path, found, parts)  # another file than the run's is refused by its config
     if wanted and not has_checkpoint(run):
         msg = f"{run}: began with trunk weights of SHA-256 {wanted[:12]}..., which are not on this machine; give --trunk FILE"
         raise WeightsError(msg)
-    return recipe, TrunkSource(None, wanted)
+    return recipe, TrunkSource(None, wanted, parts)
+
+
+def _parts_of(path: Path, recipe: SegmenterRecipe, progress: Progress) -> tuple[str, ...]:
+    """What a detector's file has beside its ResNet in the shapes of the recipe's; the person is told."""
+    tensors = read_trunk_file(path)
+    held = [name for name in PARTS if any(key.startswith(f"{name}.") for key in tensors)]
+    if not held:
+        return ()
+    with torch.device("meta"):  # shapes alone
+        network = Segmenter(recipe.segmenter, recipe.inference).network
+    parts = fitting_parts(network, tensors)
+    other = [name for name in held if name not in parts]
+    left = f"; of other shapes, so they start at random: {', '.join(other)}" if other else ""
+    progress.say(f"--trunk {path}: of this detector are taken: {', '.join(('ResNet-101', *parts))}{left}")
+    return parts
 
 
 def _with_norm(recipe: SegmenterRecipe, norm: Any) -> SegmenterRecipe:  # noqa: ANN401  (read from a file)
