@@ -8,7 +8,7 @@ from nucstyle.core.errors import ImageError
 from nucstyle.core.labels import boxes
 from nucstyle.core.rng import generator
 from nucstyle.core.sample import Sample
-from nucstyle.segmentation.targets import to_detection_target
+from nucstyle.segmentation.targets import NUCLEUS, to_detection_target
 
 
 def sample_with(labels):
@@ -97,6 +97,7 @@ def test_a_thousand_random_crops_have_no_degenerate_box_and_none_is_lost(sample_
         assert found.numel() == 0 or (float(found.min()) >= 0 and float(found.max()) <= 48)
         assert masks_of(target).any(dim=2).any(dim=1).all()
         assert len(found) == len(target["labels"]) == len(target["numbers"])
+        assert (target["labels"] == NUCLEUS).all()
         assert len(found) + len(target["ignored"]) == int(crop.labels.max())
         empty += len(found) == 0
     assert 0 < empty < 500

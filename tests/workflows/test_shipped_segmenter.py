@@ -1,10 +1,15 @@
 """The shipped segmenter: it is there, small, knows what it saw, and finds the nuclei of bundled images without a network."""
 
 import csv
+import subprocess
+import sys
+import textwrap
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.image_io import read_labels, to_unit
@@ -98,3 +103,42 @@ def test_a_hot_pixel_changes_no_more_than_itself(segmenter):
     ]
     assert scores[0] > 0.4
     assert scores[1] == pytest.approx(scores[0], abs=0.01)
+
+
+def crowd(side=1000, count=1800, radius=8):
+    """(side, side) uint8 with discs on a jittered grid, as `benchmarks/segmenter.py --crowd` has it."""
+    columns = int(count**0.5) + 1
+    pitch, drawn = side / columns, np.random.default_rng(0)
+    middle = radius + 1 + drawn.uniform(0, pitch - 2 * radius - 2, (2, columns, columns))
+    ys, xs = np.mgrid[:side, :side]
+    row, column = (ys / pitch).astype(int), (xs / pitch).astype(int)
+    y, x = row * pitch + middle[0, row, column], column * pitch + middle[1, row, column]
+    nuclei = ((ys - y) ** 2 + (xs - x) ** 2 < radius**2) & (row * columns + column < count)
+    return (255 * (0.05 + 0.6 * nuclei + drawn.normal(0, 0.02, (side, side))).clip(0, 1)).astype(np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak is read from /proc")
+def test_a_crowd_takes_less_than_two_gibibytes(tmp_path):
+    script = """
+        import sys
+        from nucstyle.cli import app
+
+        try:
+            app(sys.argv[1:])
+        except SystemExit as left:
+            assert not left.code
+        # of this process alone: getrusage's would begin with the peak of the one that started it
+        with open("/proc/self/status") as file:
+            print("peak", next(line.split()[1] for line in file if line.startswith("VmHWM")))
+    """
+    Image.fromarray(crowd()).save(tmp_path / "crowd.png")
+    verb = ("predict", tmp_path / "crowd.png", "--out", tmp_path / "run", "--tta", "none", "--device", "cpu")
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, verb)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert finished.returncode == 0, finished.stderr
+    found = read_labels(tmp_path / "run" / "predictions" / "crowd_labels.tif")
+    assert int(found.max()) > 900
+    assert "there may be more" in finished.stderr
+    (peak,) = (line.split()[1] for line in finished.stdout.splitlines() if line.startswith("peak "))
+    assert int(peak) < 2 * 2**20  # KiB

@@ -21,6 +21,7 @@ from nucstyle.core.rng import seeded
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
+from nucstyle.segmentation.detector import Segmenter
 from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
 from nucstyle.segmentation.resnet import PARTS
 from nucstyle.training.distributed import SINGLE
@@ -123,6 +124,32 @@ def test_a_new_run_goes_on_from_weights(run_verb, manifest, tmp_path):
     assert result.exit_code == 2
     assert "--init" in result.output
     assert not (tmp_path / "third").exists()
+
+
+def test_a_training_that_runs_out_of_memory_ends_with_the_settings_that_help_and_its_checkpoint(
+    run_verb, manifest, tmp_path, monkeypatch
+):
+    taken, losses = [], Segmenter.losses
+
+    def short(self, images, targets):
+        taken.append(len(images))
+        if len(taken) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return losses(self, images, targets)
+
+    monkeypatch.setattr(Segmenter, "losses", short)
+    verb = ("train-segmenter", manifest, "--out", "run", *LAST)
+    result = run_verb(*verb)
+    assert result.exit_code == 1
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("nucstyle: "))
+    assert "not enough memory" in line
+    assert "batch_size" in line
+    assert taken == [1, 1]
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    monkeypatch.setattr(Segmenter, "losses", losses)
+    result = run_verb(*verb, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "going on from step 1 of 2" in result.output
 
 
 def test_weights_are_stored_in_half_precision(run_verb, manifest, tmp_path):
