@@ -4,17 +4,20 @@ import csv
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.image_io import read_labels, to_unit
 from nucstyle.data.weights import load_weights
 from nucstyle.metrics.dsb import dsb_score
+from nucstyle.metrics.matching import overlap
 from nucstyle.segmentation.tiling import segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.workflows.demo import sample_folder
@@ -142,3 +145,34 @@ def test_a_crowd_takes_less_than_two_gibibytes(tmp_path):
     assert "there may be more" in finished.stderr
     (peak,) = (line.split()[1] for line in finished.stdout.splitlines() if line.startswith("peak "))
     assert int(peak) < 2 * 2**20  # KiB
+
+
+@pytest.mark.parametrize("modality", ["fluorescence", "stained"])
+def test_what_is_found_does_not_depend_on_the_tiles(modality):
+    # A field of bundled images, with sides that are no multiples of what the network halves them to.
+    own = load_segmenter(device="cpu", precision="fp32")
+    images = [
+        one.image[:, :200, :200]
+        for one in open_dataset(sample_folder())
+        if min(one.image.shape[1:]) >= 200 and (one.image.mean() < 0.3) == (modality == "fluorescence")
+    ]
+    rows = [torch.cat([images[(3 * row + column) % len(images)] for column in range(3)], dim=2) for row in range(3)]
+    field, found = torch.cat(rows, dim=1)[:, :520, :580], []
+    for tile_px in (1024, 256):
+        own.inference = replace(own.inference, tile_px=tile_px)
+        found.append(segment(own, field, "none").labels.numpy())
+    whole, tiled = found
+    counts = overlap(whole, tiled).count(9, 10)
+    assert whole.max() > 30
+    assert counts.false_positives + counts.false_negatives <= 0.02 * whole.max()
+    assert ((whole > 0) != (tiled > 0)).sum() <= 0.005 * (whole > 0).sum()
+
+
+def test_a_bright_field_in_tiles_has_no_nuclei_but_its_own(segmenter):
+    # The padding of its tiles is black.
+    field = np.random.default_rng(0).normal(240, 2, (1100, 300, 3)).clip(0, 255)
+    ys, xs = np.mgrid[:1100, :300]
+    field[(ys - 500) ** 2 + (xs - 150) ** 2 < 12**2] = 100, 50, 130
+    found = found_in(segmenter, field.astype(np.uint8))
+    assert len(found.scores) == 1
+    assert found.labels[500, 150] == 1

@@ -32,6 +32,8 @@ _AS_FOUND: dict[str, Any] = {
     "dilate": False,
 }
 """Nuclei that are to be merged over views are shaped after that, not before."""
+_CELL_PX = 64
+"""Of the coarsest map. Tiles that begin at a multiple of it see an image as it is seen whole, cell by cell."""
 _MOST_CHANGE = 4.0
 """A second look shows nuclei at most so many times larger or smaller than the first."""
 
@@ -154,7 +156,8 @@ def predict_tiles(
     size, inference = (int(image.shape[1]), int(image.shape[2])), segmenter.inference
     image, factor = inference.prepare(image), inference.magnification(size) if factor is None else factor
     side, margin = max(1, round(inference.tile_px / factor)), round(inference.overlap_px / factor)
-    down, across = (_parts(length, side) for length in size)
+    unit = _CELL_PX if factor == 1 and not side % _CELL_PX and not margin % _CELL_PX else 1
+    down, across = (_parts(length, side, unit) for length in size)
     if len(down) * len(across) == 1:
         return mode.predict(segmenter, image, factor=factor, min_score=min_score)
     slack, found = min(margin, max(1, round(_SEAM_PX / factor))), []
@@ -175,11 +178,11 @@ def predict_tiles(
     return Prediction(boxes=boxes[kept], scores=scores[kept], masks=masks[kept], size=size, is_capped=capped)
 
 
-def _parts(length: int, side: int) -> list[tuple[int, int]]:
-    """Divide a length into as few equal parts as fit; each is at most `side`."""
+def _parts(length: int, side: int, unit: int) -> list[tuple[int, int]]:
+    """Divide a length into as few parts as fit, about equal; each is at most `side`, and all begin at a multiple of `unit`."""
     count = -(-length // side)
-    cuts = [length * number // count for number in range(count + 1)]
-    return list(pairwise(cuts))
+    cuts = [-(-length * number // count // unit) * unit for number in range(count)]
+    return list(pairwise([*cuts, length]))
 
 
 def _check(image: Tensor) -> None:
