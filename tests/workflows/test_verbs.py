@@ -10,6 +10,7 @@ import time
 import tomllib
 
 import pytest
+from PIL import Image
 
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.layouts import READABLE, WRITABLE
@@ -96,6 +97,19 @@ def test_evaluate_gives_one_to_the_truth_itself(run_verb, write_pairs, tmp_path)
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "scores" / "result.json").read_text())["dsb_score"] == 1.0
     assert "1.000" in result.output
+
+
+@pytest.mark.parametrize("ending", ["_masks.tif", "_masks.png", "_cp_masks.tif", "_cp_masks.png"])
+@pytest.mark.parametrize("kind", [".tif", ".png"])
+def test_the_masks_of_cellpose_are_scored_and_not_the_images_beside_them(run_verb, write_pairs, tmp_path, ending, kind):
+    data, found = write_pairs("data", fluorescence=2, stained=0), tmp_path / "found"
+    found.mkdir()
+    for number in range(2):
+        Image.open(data / "labels" / f"field-{number}.png").save(found / f"field-{number}{ending}")
+        Image.open(data / "images" / f"field-{number}.png").convert("L").save(found / f"field-{number}{kind}")
+    result = run_verb("evaluate", "data", "found", "--out", "scores")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "scores" / "result.json").read_text())["dsb_score"] == 1.0
 
 
 def test_the_table_of_objects_describes_the_label_files(run_verb, tiny_demo, tmp_path):

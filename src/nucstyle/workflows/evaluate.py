@@ -21,7 +21,12 @@ from nucstyle.report.page import write_report
 from nucstyle.report.pictures import draw_overlay
 from nucstyle.workflows.provenance import data_fingerprint
 
-_SUFFIXES = ("_labels.tif", ".tif", ".tiff", ".png", "_masks.tif", "_masks.png")
+_SUFFIXES = (
+    "_labels.tif",
+    *(f"{kind}{suffix}" for kind in ("_masks", "_cp_masks", "") for suffix in (".tif", ".tiff", ".png")),
+)
+"""What follows the id in the name of a label image, in the order in which they count: where images lie beside what Cellpose
+found in them, only the names that it gives to masks are surely no images."""
 
 
 def evaluate(
@@ -39,7 +44,8 @@ def evaluate(
 
     Args:
         truth: An annotated data set; only images with a prediction are scored.
-        predicted: A run of `predict`, or a folder of label images named like the ids.
+        predicted: A run of `predict`, or a folder of label images named like the ids, `ID.tif`, or as Cellpose names them,
+            `ID_masks.tif`, `ID_cp_masks.png`.
         out: A run folder for `result.json`, overlays and `report.html`; None = write nothing.
         progress: Shown to the person.
         format: Layout of the truth; None = find out.
