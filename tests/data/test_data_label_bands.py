@@ -250,6 +250,14 @@ def test_written_bands_come_back_however_they_were_cut(tmp_path, labels, heights
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tif"]
 
 
+def test_one_nucleus_in_pieces_that_was_written_in_bands_is_no_mask(tmp_path):
+    numbers = np.kron(np.eye(3, dtype=np.int32), np.ones((2, 3), np.int32))[:, ::2]
+    numbers[1::2] = 0
+    write_label_bands(tmp_path / "a.tif", [numbers], size=numbers.shape, largest=1)
+    assert torch.equal(read_labels(tmp_path / "a.tif"), torch.from_numpy(numbers))
+    assert len(BandedNuclei.of_file(tmp_path / "a.tif")) == 1
+
+
 @pytest.mark.parametrize("size", [(1, 1), (256, 256), (257, 511), (3, 1000)], ids=str)
 def test_images_of_any_size_are_written(tmp_path, size):
     numbers = np.zeros(size, np.int64)

@@ -15,10 +15,10 @@ from nucstyle.core.labels import count
 from nucstyle.data.dataset import Dataset, open_dataset
 from nucstyle.data.decoders import ReadOptions, SizeError
 from nucstyle.data.image_io import read_labels, write_labels
+from nucstyle.data.label_bands import BandedNuclei
 from nucstyle.data.label_files import read_nuclei
 from nucstyle.data.label_rules import MaskError, SmoothedError
 from nucstyle.data.manifest import Record, read_manifest, write_manifest
-from nucstyle.data.predictions import read_label_map
 from nucstyle.metrics.dsb import dsb_score
 
 PIECES = ReadOptions(connected_components=True)
@@ -298,18 +298,33 @@ def test_labels_that_were_resized_with_smoothing_are_refused(tmp_path, refusal, 
     assert "looks anti-aliased" in refusal(SmoothedError, read_labels, tmp_path / "a.tif")
 
 
-def test_specks_that_a_network_finds_before_it_has_learnt_much_are_read_as_what_was_predicted(tmp_path, refusal):
-    specks = torch.from_numpy(np.random.default_rng(0).integers(0, 17, (40, 40)))
-    for name in ("a_labels.tif", "a.tif"):
-        write_labels(tmp_path / name, specks)
-    assert torch.equal(read_label_map(tmp_path / "a_labels.tif"), specks.int())
-    assert "looks anti-aliased" in refusal(SmoothedError, read_label_map, tmp_path / "a.tif")
-    assert "looks anti-aliased" in refusal(SmoothedError, read_labels, tmp_path / "a_labels.tif")
+@pytest.fixture
+def specks():
+    """(40, 40) int32, what a network finds before it has learnt much."""
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 17, (40, 40), dtype=np.int32))
+
+
+@pytest.mark.parametrize("read", [read_labels, lambda path: next(BandedNuclei.of_file(path).bands())])
+def test_label_images_that_say_so_are_taken_at_their_word(tmp_path, refusal, specks, read):
+    pieces = torch.from_numpy(squares(6, 6, 5).astype(np.int32))
+    for labels, error in ((specks, SmoothedError), (pieces, MaskError)):
+        write_labels(tmp_path / "a.tif", labels, are_nuclei=True)
+        assert np.array_equal(read(tmp_path / "a.tif"), labels)
+        write_labels(tmp_path / "a_labels.tif", labels)  # a name says nothing
+        refusal(error, read, tmp_path / "a_labels.tif")
+        tifffile.imwrite(tmp_path / "a.tif", tifffile.imread(tmp_path / "a.tif"))  # by another program
+        refusal(error, read, tmp_path / "a.tif")
+
+
+def test_what_says_to_be_labels_and_cannot_be_is_refused_all_the_same(tmp_path, refusal):
+    labels = np.array([[0, 1], [2, -1]], np.int16)
+    tifffile.imwrite(tmp_path / "a.tif", labels, software="nucstyle labels")
+    assert "must be 0 to 2147483647" in refusal(ImageError, read_labels, tmp_path / "a.tif")
 
 
 def test_a_mask_is_refused_where_labels_were_to_be_predicted_whatever_its_name(tmp_path, field, refusal):
     write_labels(tmp_path / "a_labels.tif", torch.from_numpy((field(3, nuclei=14)[1] > 0) * 255))
-    assert "every nucleus needs a number of its own" in refusal(MaskError, read_label_map, tmp_path / "a_labels.tif")
+    assert "every nucleus needs a number of its own" in refusal(MaskError, read_labels, tmp_path / "a_labels.tif")
 
 
 @pytest.mark.parametrize("top", [255, 2**31 - 1])

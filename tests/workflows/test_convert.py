@@ -367,6 +367,21 @@ def test_a_damaged_table_of_scores_is_refused_by_its_line(run_verb, predicted, t
     assert not (tmp_path / "out").exists()
 
 
+def test_one_nucleus_in_pieces_is_what_predict_found_and_no_mask(run_verb, data, tmp_path, monkeypatch):
+    """Every reader takes what `predict` wrote at its word, and a copy of it in another layout."""
+    found = torch.zeros((96, 112), dtype=torch.int32)
+    found[3:9, 4:12] = found[30:36, 4:12] = found[50:56, 50:58] = 1
+    monkeypatch.setattr(predict, "segment", lambda *_, **__: Decoded(labels=found, scores=torch.tensor([0.75])))
+    assert run_verb("predict", data, "--out", "run", "--tta", "none").exit_code == 0
+    assert all(torch.equal(sample.labels, found) for sample in open_dataset(tmp_path / "run"))
+    for verb in (("evaluate", "run", "run"), ("submission", "run"), ("check", "run")):
+        result = run_verb(*verb)
+        assert result.exit_code == 0, result.output
+    for to in ("pairs", "stardist", "cellpose"):
+        run(run_verb, "run", to, "--to", to)
+        assert all(torch.equal(sample.labels, found) for sample in open_dataset(tmp_path / to))
+
+
 def test_a_run_of_predict_is_a_data_set(data, predicted):
     assert [(record.id, record.labels.parent) for record in open_dataset(predicted).records] == [
         (f"field-{k}", predicted / "predictions") for k in range(4)

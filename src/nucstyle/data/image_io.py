@@ -23,7 +23,7 @@ from nucstyle.core.errors import ImageError, Interrupted
 from nucstyle.core.sample import Sample, Source
 from nucstyle.data.decoders import DEFAULT, ReadOptions, Wanted, npy, png, raster, tiff
 from nucstyle.data.decoders import Array as Array
-from nucstyle.data.label_rules import as_labels, check_one_nucleus, check_upright
+from nucstyle.data.label_rules import as_labels, as_numbers, check_one_nucleus, check_upright
 
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 """What is taken for an image by its name; see `is_image_name`."""
@@ -66,6 +66,9 @@ _UNREAD_PICTURES = (
 """Names of pictures of kinds that are not read."""
 _NO_IMAGES = ("_seg.npy",)
 """What Cellpose saves beside an image, and is no image."""
+LABELS_SOFTWARE = "nucstyle labels"
+"""The TIFF tag Software of label images whose numbers were known to be nuclei, so that no rule needs to find it out: what a
+network finds may look like a mask (one nucleus in pieces) or like smoothed edges (specks). Other programs put their own there."""
 _BAND_PX = 1 << 20
 """Numbers are rescaled in bands of rows of about so many pixels: of a large image, only the result is held beside it."""
 _PERCENTILES = (0.1, 99.9)
@@ -318,25 +321,33 @@ def looks_like(path: Path) -> str:
     return f"it begins with {head[:8]!r}"
 
 
-def read_labels(
-    path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False, may_be_specks: bool = False
-) -> Tensor:
+def read_labels(path: Path, reading: ReadOptions = DEFAULT, *, may_be_mask: bool = False) -> Tensor:
     """Read a label image: 0 is background, every other number one nucleus.
 
     Args:
         path: PNG, TIFF or NPY, of whole numbers; a palette image's indices are the labels.
         reading: The largest size, and the page of a stack of labels.
         may_be_mask: Whether a mask of 0 and 255 is fine, since its connected pieces will get numbers.
-        may_be_specks: Whether nuclei may be specks, which smoothed edges are taken for elsewhere.
 
     Returns:
         (H, W) int32, numbers as in the file.
 
     Raises:
-        ImageError: Not a label image by `label_rules`, or damaged.
+        ImageError: Damaged, or not a label image by `label_rules`, which a file that `says_labels` is not asked about.
     """
     array = _decode(path, Wanted.NUMBERS, reading)
-    return torch.from_numpy(as_labels(array, path, may_be_mask=may_be_mask, may_be_specks=may_be_specks))
+    take = as_numbers if says_labels(path) else as_labels
+    return torch.from_numpy(take(array, path, may_be_mask=may_be_mask))
+
+
+def says_labels(path: Path) -> bool:
+    """Whether a file says, by `LABELS_SOFTWARE`, that its numbers are nuclei.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    with refusing(path):
+        return is_tiff(path) and tiff.software(path) == LABELS_SOFTWARE
 
 
 def read_mask(path: Path, reading: ReadOptions = DEFAULT) -> npt.NDArray[np.bool_]:
@@ -393,16 +404,18 @@ def _flat_grey(path: Path, reading: ReadOptions) -> Array | None:
         return None
 
 
-def write_labels(path: Path, labels: Tensor) -> None:
+def write_labels(path: Path, labels: Tensor, *, are_nuclei: bool = False) -> None:
     """Write a label image as deflated TIFF: uint16, or uint32 past 65,535 nuclei.
 
     Args:
         path: Ends in `.tif`.
         labels: (H, W) int, not negative.
+        are_nuclei: Whether every number is known to be a nucleus, however it looks: then the file says so, and is believed.
     """
     array = labels.cpu().numpy()
     kind = label_type(int(array.max(initial=0)))
-    tifffile.imwrite(path, array.astype(kind), compression="deflate", metadata={"axes": "YX"})
+    writer = LABELS_SOFTWARE if are_nuclei else None
+    tifffile.imwrite(path, array.astype(kind), compression="deflate", metadata={"axes": "YX"}, software=writer)
 
 
 def label_type(largest: int) -> type[np.uint16 | np.uint32]:

@@ -18,7 +18,7 @@ from nucstyle.core.contours import Outline, trace_spans
 from nucstyle.core.errors import ImageError
 from nucstyle.core.spans import Corners, Measures, Spans, joined, measure, merged, painted, pieces, spans_of
 from nucstyle.data.decoders import DEFAULT, Array, ReadOptions, Wanted, tiff
-from nucstyle.data.image_io import is_tiff, label_type, read_labels, refusing, tiff_size
+from nucstyle.data.image_io import LABELS_SOFTWARE, is_tiff, label_type, read_labels, refusing, says_labels, tiff_size
 from nucstyle.data.label_rules import Counts, Labels, Numbers, Pieces, as_numbers, check_numbers, touches
 from nucstyle.data.weights import replace_durably
 
@@ -99,7 +99,8 @@ class BandedNuclei:
         width = tiff_size(path, Wanted.NUMBERS, reading)[0][1] if path.is_file() and is_tiff(path) else 1
         rows = max(1, min(ROWS, _MOST_PX // width))
         nuclei = cls(lambda: read_label_bands(path, rows=rows, reading=reading), where=str(path))
-        check_numbers(nuclei._told(), path)
+        if not says_labels(path):
+            check_numbers(nuclei._told(), path)
         return nuclei
 
     def __len__(self) -> int:
@@ -179,7 +180,7 @@ class BandedNuclei:
 
 
 def write_label_bands(path: Path, bands: Iterable[Array], *, size: tuple[int, int], largest: int) -> None:
-    """Write a label image that comes in bands as deflated TIFF in tiles: uint16, or uint32 past number 65,535.
+    """Write a label image of nuclei that comes in bands as deflated TIFF in tiles: uint16, or uint32 past number 65,535.
 
     Args:
         path: Ends in `.tif`; it is there once all bands are.
@@ -202,6 +203,7 @@ def write_label_bands(path: Path, bands: Iterable[Array], *, size: tuple[int, in
             photometric="minisblack",
             compression="deflate",
             metadata={"axes": "YX"},
+            software=LABELS_SOFTWARE,
             maxworkers=1,  # more would encode ahead of what is written, and hold it
         )
         checked.expect(size[0])

@@ -66,14 +66,13 @@ class Numbers:
     pieces: Callable[[], Pieces]
 
 
-def as_labels(array: Array, path: Path, *, may_be_mask: bool = False, may_be_specks: bool = False) -> Labels:
+def as_labels(array: Array, path: Path, *, may_be_mask: bool = False) -> Labels:
     """Take numbers from a file for labels.
 
     Args:
         array: (H, W) or (H, W, 3), as in the file.
         path: For messages.
         may_be_mask: Whether a mask is fine, since its connected pieces will get numbers.
-        may_be_specks: Whether nuclei may be specks, as those are which a network finds before it has learnt much.
 
     Returns:
         (H, W) int32, 0 = background.
@@ -82,7 +81,7 @@ def as_labels(array: Array, path: Path, *, may_be_mask: bool = False, may_be_spe
         ImageError: As `as_numbers` and `check_numbers`.
     """
     labels = as_numbers(array, path, may_be_mask=may_be_mask)
-    check_numbers(_told_by(labels), path, may_be_mask=may_be_mask, may_be_specks=may_be_specks)
+    check_numbers(_told_by(labels), path, may_be_mask=may_be_mask)
     return labels
 
 
@@ -98,22 +97,20 @@ def as_numbers(array: Array, path: Path, *, may_be_mask: bool = False) -> Labels
     return _whole_numbers(single, path)
 
 
-def check_numbers(told: Numbers, path: Path, *, may_be_mask: bool = False, may_be_specks: bool = False) -> None:
+def check_numbers(told: Numbers, path: Path, *, may_be_mask: bool = False) -> None:
     """Refuse what the whole of a label image tells to be none.
 
     Args:
         told: Of all its pixels.
         path: For messages.
         may_be_mask: As for `as_labels`.
-        may_be_specks: As for `as_labels`.
 
     Raises:
         ImageError: A mask, or a mask with smoothed edges.
     """
     if not may_be_mask:
         _check_mask(told, path, _MASK_TOPS)
-    if not may_be_specks:
-        _check_edges(told, path)
+    _check_edges(told, path)
 
 
 def check_drawn(labels: Labels, path: Path) -> None:

@@ -7,11 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
 from nucstyle.core.errors import RunFolderError
-from nucstyle.data.decoders import DEFAULT, ReadOptions
-from nucstyle.data.image_io import read_labels
 from nucstyle.data.manifest import LineWriter, file_name
 
 PREDICTIONS = "predictions"
@@ -37,21 +33,6 @@ class PredictedImage(NamedTuple):
 def label_file(run: Path, image_id: str) -> Path:
     """Where the label map of an image lies."""
     return run / PREDICTIONS / f"{file_name(image_id)}{LABELS}"
-
-
-def read_label_map(path: Path, reading: ReadOptions = DEFAULT) -> Tensor:
-    """Read what was predicted, by `predict` or by another program.
-
-    A network that has learnt little finds specks that look like the edges of a smoothed mask, so files with the name that
-    `predict` gives are not asked about that.
-
-    Returns:
-        (H, W) int32, 0 = background.
-
-    Raises:
-        ImageError: As `read_labels`.
-    """
-    return read_labels(path, reading, may_be_specks=path.name.endswith(LABELS))
 
 
 def write_images(run: Path, images: Iterable[PredictedImage]) -> None:

@@ -17,9 +17,8 @@ from nucstyle.core import rng
 from nucstyle.core.resize import middle
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset
-from nucstyle.data.image_io import write_png
+from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import file_name
-from nucstyle.data.predictions import read_label_map
 from nucstyle.data.run_folder import write_json
 from nucstyle.report.comparison import FAILURES, GALLERY, STYLE_GRID, shown_arm, shown_tta
 from nucstyle.report.pictures import VIEW_PX, draw_change, draw_restyled
@@ -90,7 +89,7 @@ def _draw(
             sample = next(dataset[index] for index, record in enumerate(dataset.records) if record.id == name)
             assert sample.labels is not None
             path.parent.mkdir(exist_ok=True)
-            before, after = (read_label_map(file) for file in files)
+            before, after = (read_labels(file) for file in files)
             y, x = _window(before, after)
             cut = (one[..., y, x] for one in (sample.image, sample.labels, before, after))
             write_png(path, draw_change(*cut))

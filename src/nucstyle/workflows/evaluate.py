@@ -10,10 +10,9 @@ from nucstyle.core.errors import DatasetError, ImageError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.dataset import Dataset, open_dataset, require_labels
 from nucstyle.data.decoders import DEFAULT, ReadOptions
-from nucstyle.data.image_io import write_png
+from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import Record, file_name
 from nucstyle.data.pixel_cache import CacheUse
-from nucstyle.data.predictions import read_label_map
 from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.metrics.dsb import ImageScore, dsb_score
 from nucstyle.metrics.summary import summarise
@@ -97,7 +96,7 @@ def score_files(dataset: Dataset, folder: Path, *, progress: Progress) -> dict[s
         if path is None or sample.labels is None:
             msg = f"{folder}: no label image for {sample.id}; predict it first"
             raise DatasetError(msg)
-        found = read_label_map(path, dataset.reading)
+        found = read_labels(path, dataset.reading)
         if found.shape != sample.labels.shape:
             msg = f"{path}: {tuple(found.shape)} pixels, the truth has {tuple(sample.labels.shape)}; predict it again"
             raise ImageError(msg)
@@ -130,5 +129,5 @@ def _write_overlays(samples: Path, dataset: Dataset, folder: Path) -> None:
     for record, sample in zip(dataset.records, dataset, strict=True):
         path = _find(folder, record)
         if path is not None:
-            picture = draw_overlay(sample.image, sample.labels, read_label_map(path, dataset.reading))
+            picture = draw_overlay(sample.image, sample.labels, read_labels(path, dataset.reading))
             write_png(samples / f"{file_name(sample.id)}_overlay.png", picture)

@@ -261,7 +261,7 @@ def _segmented(
 
 def _write_one(folder: Path, sample: Sample, decoded: Decoded, *, pictures: bool) -> None:
     name = file_name(sample.id)
-    write_labels(label_file(folder, sample.id), decoded.labels)
+    write_labels(label_file(folder, sample.id), decoded.labels, are_nuclei=True)
     if not pictures:
         return
     write_png(folder / PREDICTIONS / f"{name}_preview.png", colour_labels(decoded.labels))

@@ -7,8 +7,9 @@ from pathlib import Path
 from nucstyle.core.errors import ImageError, InputError
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.data.formats import rle
+from nucstyle.data.image_io import read_labels
 from nucstyle.data.manifest import Record
-from nucstyle.data.predictions import PredictedImage, label_file, read_images, read_label_map
+from nucstyle.data.predictions import PredictedImage, label_file, read_images
 from nucstyle.data.run_folder import RESULT, read_json, write_text
 
 SUBMISSION = "submission.csv"
@@ -58,7 +59,7 @@ def _refused(run: Path) -> list[str]:
 def _rows(run: Path, image: PredictedImage) -> str:
     path = label_file(run, image.image_id)
     rle.check_name(Record(id=image.image_id, image=path))
-    labels = read_label_map(path)
+    labels = read_labels(path)
     if tuple(labels.shape) != (image.height, image.width):
         msg = (
             f"{path}: {labels.shape[0]} x {labels.shape[1]} pixels (height x width), the image has {image.height} x "

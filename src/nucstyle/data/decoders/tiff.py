@@ -33,6 +33,7 @@ HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes, of either order of bytes, with offsets of 32 and 64 bits."""
 _MOST_CHANNELS = 4
 _ORIENTATION = 274
+_SOFTWARE = 305
 _COLOURS = "CYX"
 _MOST_AT_ONCE = 1 << 22
 """Pixels that are read at once where the file does not say it."""
@@ -203,6 +204,12 @@ def header(path: Path, wanted: Wanted, reading: ReadOptions) -> tuple[tuple[int,
         channels = 3 if plane.is_planar else page.samplesperpixel
         is_alone = sum(math.prod(one.shape) for one in page.parent.series) == math.prod(size) * channels
     return (size[::-1] if is_turned else size), is_alone
+
+
+def software(path: Path) -> str:
+    """The program that a file says it was written by; empty where it does not say it."""
+    with tifffile.TiffFile(path, is_ome=False) as file:
+        return str(file.pages.first.tags.valueof(_SOFTWARE, default=""))
 
 
 def bands(path: Path, reading: ReadOptions) -> Iterator[Array]:

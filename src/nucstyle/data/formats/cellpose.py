@@ -86,7 +86,7 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
     if labels is None:
         return Written(image)
     masks = place / f"{name}{SUFFIX}.tif"
-    write_labels(masks, labels)
+    write_labels(masks, labels, are_nuclei=True)
     return Written(image, masks)
 
 

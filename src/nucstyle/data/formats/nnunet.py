@@ -43,7 +43,7 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
         np.where(borders, CLASSES[_BORDER], numbers > 0).astype(np.uint8),
         as_tiff=True,
     )
-    write_labels(instances / f"{name}.tif", labels)
+    write_labels(instances / f"{name}.tif", labels, are_nuclei=True)
     return Written(image, instances / f"{name}.tif")
 
 

@@ -103,7 +103,7 @@ def write_nuclei(
     """Write labels without their image; arguments and result as `formats.NucleiWriter`. There is no place for scores."""
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     file = folder / "labels" / f"{name}.tif"
-    write_labels(file, labels)
+    write_labels(file, labels, are_nuclei=True)
     return file, {}
 
 

@@ -52,5 +52,5 @@ def write(folder: Path, name: str, pixels: Array, labels: Tensor | None, part: s
         return Written(image)
     (place / "masks").mkdir(exist_ok=True)
     masks = place / "masks" / f"{name}.tif"
-    write_labels(masks, labels)
+    write_labels(masks, labels, are_nuclei=True)
     return Written(image, masks)
