@@ -1,17 +1,21 @@
-"""Predicting where memory is short: once more in smaller tiles, then a clear end."""
+"""Predicting where memory is short: once more in smaller tiles, then the image is listed and the others are done."""
 
+import csv
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
-from nucstyle.core.errors import MemoryShortageError
+from nucstyle.core.errors import InputError
 from nucstyle.core.memory import is_memory_shortage
 from nucstyle.core.rng import seeded
 from nucstyle.data.dataset import open_dataset
+from nucstyle.data.run_folder import read_json
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
 from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows.predict import predict_into
+from nucstyle.workflows import cells
+from nucstyle.workflows.predict import Outcome, predict_into
 
 SHORTAGES = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -35,7 +39,9 @@ class Cramped(Segmenter):
 
 @pytest.fixture
 def segmenter():
-    config = SegmenterConfig(pyramid_channels=16, box_head_size=32, mask_layers=1, proposals_after_nms=50)
+    config = SegmenterConfig(
+        pyramid_channels=16, box_head_size=32, mask_layers=1, proposals_after_nms=50, max_nuclei=50
+    )
     inference = InferenceConfig(tile_px=256, overlap_px=16, enlarge_below_px=0)
     with seeded("cramped"):
         made = Cramped(config, inference)
@@ -44,48 +50,99 @@ def segmenter():
 
 
 @pytest.fixture
-def field(write_pairs):
+def fields(write_pairs):
     return open_dataset(write_pairs("data", fluorescence=1, stained=0))
 
 
-def predicted(segmenter, field, folder):
+def predicted(segmenter, data, folder, **options):
     lines = []
     progress = SimpleNamespace(start=lambda *_: None, advance=lambda *_: None, say=lines.append)
     folder.mkdir()
     none = TestTimeAugmentation("none")
-    counts, _ = predict_into(folder, field, segmenter, none, progress=progress, stage="predict")
-    return lines, counts
+    return lines, predict_into(folder, data, segmenter, none, progress=progress, stage="predict", **options)
 
 
 @pytest.mark.parametrize("shortage", SHORTAGES, ids=["cuda", "cpu", "python"])
-def test_an_image_that_is_too_large_for_the_memory_is_looked_at_in_smaller_tiles(segmenter, field, tmp_path, shortage):
+def test_an_image_that_is_too_large_for_the_memory_is_looked_at_in_smaller_tiles(segmenter, fields, tmp_path, shortage):
     """However large its tiles might be: what counts is what was looked at."""
-    height, width = (2 * side for side in field[0].size)  # enlarged
+    height, width = (2 * side for side in fields[0].size)  # enlarged
     segmenter.room_px, segmenter.shortage = height * width - 1, shortage
     segmenter.inference = before = InferenceConfig(tile_px=1024, overlap_px=128)
-    lines, counts = predicted(segmenter, field, tmp_path / "run")
-    assert len(lines) == 1
-    assert "field-0: not enough memory" in lines[0]
-    assert counts["field-0"]["tile_px"] == max(height, width) // 2
+    lines, outcome = predicted(segmenter, fields, tmp_path / "run")
+    (line,) = (line for line in lines if "memory" in line)
+    assert "field-0: not enough memory; looking again in tiles of 112 px" in line
+    assert outcome.images["field-0"]["tile_px"] == max(height, width) // 2
+    assert outcome.refused == []
     assert segmenter.seen[0] == (height, width)
     assert len(segmenter.seen) > 2
     assert segmenter.inference == before  # the next image gets large tiles again
     assert (tmp_path / "run" / "predictions" / "field-0_labels.tif").is_file()
 
 
-def test_where_smaller_tiles_do_not_help_either_the_settings_that_would_are_named(segmenter, field, tmp_path):
+def test_where_smaller_tiles_do_not_help_either_the_settings_that_would_are_named(segmenter, fields, tmp_path):
     segmenter.room_px = 16
-    with pytest.raises(MemoryShortageError, match=r"field-0: not enough memory, and tiles get no smaller"):
-        predicted(segmenter, field, tmp_path / "small")
+    _, small = predicted(segmenter, fields, tmp_path / "small")
+    with pytest.raises(
+        InputError, match=r"1 of 1 images .*field-0: not enough memory, and tiles get no smaller.*--tta none"
+    ):
+        small.require_all()
     segmenter.inference = InferenceConfig()  # which enlarges the field
-    with pytest.raises(MemoryShortageError, match=r"field-0: not enough memory, not in tiles of \d+ px either.*--tile"):
-        predicted(segmenter, field, tmp_path / "run")
+    _, larger = predicted(segmenter, fields, tmp_path / "run")
+    with pytest.raises(InputError, match=r"field-0: not enough memory, not in tiles of \d+ px either.*--tile"):
+        larger.require_all()
+    assert larger.images == {}
+    assert not (tmp_path / "run" / "predictions" / "field-0_labels.tif").exists()
 
 
-def test_other_failures_are_not_taken_for_a_shortage(segmenter, field, tmp_path):
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=["cuda", "cpu", "python"])
+def test_too_little_memory_to_move_an_image_is_listed_as_well(segmenter, fields, tmp_path, shortage):
+    def restyle(sample, *, seed):
+        raise shortage
+
+    _, outcome = predicted(segmenter, fields, tmp_path / "run", restyle=restyle)
+    (line,) = outcome.refused
+    assert "field-0: not enough memory" in line
+    assert "--device cpu" in line
+
+
+def test_an_image_that_memory_does_not_suffice_for_does_not_stop_the_others(
+    assert_refused, run_verb, write_pairs, field, monkeypatch, tmp_path
+):
+    images = write_pairs("data", fluorescence=3, stained=0) / "images"
+    Image.fromarray(field(0, size=(200, 300))[0]).save(images / "field-0.png")
+    see = Segmenter.see
+
+    def cramped(self, image):
+        if image.shape[1] * image.shape[2] > 100_000:
+            raise MemoryError
+        return see(self, image)
+
+    monkeypatch.setattr(Segmenter, "see", cramped)
+    result = run_verb("predict", images, "--out", "run", "--tta", "none", "--diameter", 12)
+    assert_refused(
+        result, "1 of 3 images could not be used", "field-0: not enough memory, not in tiles of 400 px", "--tile"
+    )
+    found = read_json(tmp_path / "run" / "result.json")
+    assert (sorted(found["images"]), found["refused"]) == (["field-1", "field-2"], ["field-0"])
+    with (tmp_path / "run" / "manifest.csv").open() as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["field-1", "field-2"]
+    assert "Could not be used: field-0." in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_cell_is_not_scored_without_an_image_that_memory_does_not_suffice_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(cells, "load_segmenter", lambda *_, **__: None)
+    monkeypatch.setattr(
+        cells, "predict_into", lambda *_, **__: Outcome({"a": {"n_nuclei": 1}}, ["b: not enough memory"])
+    )
+    scoring = cells.Scoring(parts={"validation": []}, ttas=["none"], largest=None)
+    with pytest.raises(InputError, match="1 of 2 images could not be used: b: not enough memory"):
+        cells._score(SimpleNamespace(path=tmp_path), {"arm": "none"}, scoring, "cpu", "fp32", None)
+
+
+def test_other_failures_are_not_taken_for_a_shortage(segmenter, fields, tmp_path):
     segmenter.room_px, segmenter.shortage = 16, RuntimeError("shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        predicted(segmenter, field, tmp_path / "run")
+        predicted(segmenter, fields, tmp_path / "run")
     assert len(segmenter.seen) == 1
     assert not is_memory_shortage(ValueError("memory"))
     assert not is_memory_shortage(RuntimeError("CUDA error: an illegal memory access was encountered"))

@@ -11,7 +11,7 @@ NucstyleError              everything this package raises on purpose (exit code 
 │   └── RunFolderError     the folder that a verb writes
 ├── InstallationError      two installed packages do not fit each other (exit code 2)
 ├── TrainingError          a training cannot go on (exit code 1)
-├── MemoryShortageError    there is not enough memory for what was asked (exit code 1)
+├── MemoryShortageError    there is not enough memory for an image; verbs list it as one that could not be used
 └── Interrupted            a signal asked the run to stop (exit code 130 or 143)
 ```
 
@@ -71,7 +71,7 @@ class MeasureError(NucstyleError):
 
 
 class MemoryShortageError(NucstyleError):
-    """There is not enough memory, also after asking for less."""
+    """There is not enough memory for an image, also after asking for less."""
 
 
 class Interrupted(NucstyleError):  # noqa: N818  (not an error of anybody)

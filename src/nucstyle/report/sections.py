@@ -497,15 +497,17 @@ def _losses(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def predict(run: Path) -> Section:
-    """How many nuclei were found, and the first pictures."""
-    found = read_json(run / "result.json")["images"]
+    """How many nuclei were found, what may be missing, and the first pictures."""
+    result = read_json(run / "result.json")
+    found = result["images"]
     total = sum(one["n_nuclei"] for one in found.values())
     said = f"{total} nuclei in {len(found)} images. Contours: blue = predicted, yellow = ground truth where the data has it."
     first = list(found)[:_FIRST]
     pictures = [picture(_overlay(run, name), f"{name[:24]}: {found[name]['n_nuclei']} nuclei", name) for name in first]
     if len(found) > _FIRST:
         said += f" The first {_FIRST} are shown; all label maps are in predictions/."
-    return Section("Predictions", (said,), pictures=_present(pictures))
+    lacking = [f"Could not be used: {', '.join(result['refused'])}."] if result.get("refused") else []
+    return Section("Predictions", (said, *lacking), pictures=_present(pictures))
 
 
 def _overlay(run: Path, image_id: str) -> Path:

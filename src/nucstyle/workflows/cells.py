@@ -161,7 +161,7 @@ def _score(
     for part, tta in scoring.missing(result):
         dataset, folder = scoring.parts[part], predictions_folder(run.path, part, tta)
         shutil.rmtree(folder, ignore_errors=True)
-        predict_into(
+        outcome = predict_into(
             folder,
             dataset,
             segmenter,
@@ -170,6 +170,7 @@ def _score(
             progress=progress,
             stage=f"predict ({result['arm']}, {part}, tta {tta})",
         )
+        outcome.require_all()
         scores = score_files(dataset, folder / "predictions", progress=progress)
         modalities = {record.id: record.modality for record in dataset.records}
         result["scores"].setdefault(part, {})[tta] = summarise(scores, modalities, scoring.largest)

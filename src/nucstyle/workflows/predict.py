@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from skimage.measure import regionprops_table
@@ -39,6 +40,26 @@ from nucstyle.workflows.provenance import data_fingerprint
 
 _LEAST_TILE_PX = 64
 """Tiles do not get smaller where memory is short."""
+
+
+class Outcome(NamedTuple):
+    """What became of the images of a data set."""
+
+    images: dict[str, dict[str, int]]
+    """By id the number of nuclei, and the side of the tiles where memory asked for smaller ones."""
+    refused: list[str]
+    """A line for each image that could not be used."""
+
+    def require_all(self) -> None:
+        """Refuse to go on as if all images had been predicted.
+
+        Raises:
+            InputError: Some could not be used; they are listed.
+        """
+        if self.refused:
+            total = len(self.images) + len(self.refused)
+            msg = f"{len(self.refused)} of {total} images could not be used: " + "; ".join(self.refused)
+            raise InputError(msg)
 
 
 def predict(
@@ -79,8 +100,8 @@ def predict(
         `out`.
 
     Raises:
-        InputError: The options are at fault, or images could not be used: the others are done, then these are listed.
-        MemoryShortageError: There is too little memory for an image, also in tiles of half the side.
+        InputError: The options are at fault, or images could not be used, or there is too little memory for them, also in
+            tiles of half the side: the others are done, then these are listed.
     """
     segmenter = load_segmenter(weights, device=device)
     tta = segmenter.inference.tta if tta is None else tta
@@ -108,7 +129,7 @@ def predict(
         config["tile_px"] = tile_px
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
         run.write_environment(device=str(segmenter.device), precision="as loaded")
-        found, refused = predict_into(
+        outcome = predict_into(
             run.path,
             dataset,
             segmenter,
@@ -118,13 +139,12 @@ def predict(
             progress=progress,
             stage=f"predict ({tta})",
         )
+        found = outcome.images
         _write_manifest(run.path, dataset, found)
         missing = [record.id for record in dataset.records if record.id not in found]
         run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": found, "refused": missing})
         write_report(run.path)
-    if refused:
-        msg = f"{len(refused)} of {len(dataset)} images could not be used: " + "; ".join(refused)
-        raise InputError(msg)
+    outcome.require_all()
     return out
 
 
@@ -139,19 +159,15 @@ def predict_into(
     pictures: bool = True,
     progress: Progress,
     stage: str,
-) -> tuple[dict[str, dict[str, int]], list[str]]:
+) -> Outcome:
     """Predict every image of a data set into a folder; with `restyle`, the nuclei are sought in what it makes of the image.
 
-    Without `pictures` neither previews nor overlays are written: label files are a hundredth of their size.
-
-    Returns:
-        By id the number of nuclei, and the side of the tiles where memory asked for smaller ones; and one line for each image
-        that could not be used.
+    An image that cannot be read, or for which memory does not suffice, does not stop the others. Without `pictures` neither
+    previews nor overlays are written: label files are a hundredth of their size.
     """
     for name in (PREDICTIONS, "samples") if pictures else (PREDICTIONS,):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    counts: dict[str, dict[str, int]] = {}
-    refused: list[str] = []
+    outcome = Outcome({}, [])
     rows: list[list[object]] = []
     images: list[PredictedImage] = []
     progress.start(stage, len(dataset), "image")
@@ -159,12 +175,13 @@ def predict_into(
         with deterministic(str(segmenter.device)):
             for index, record in enumerate(dataset.records):
                 try:
-                    sample = dataset[index]
-                except ImageError as error:
-                    refused.append(str(error))
+                    with _telling_shortage(record.id):
+                        sample = dataset[index]
+                        shown = sample if restyle is None else restyle(sample, seed=derive_seed("predict", sample.id))
+                        decoded, tile_px = _segmented(segmenter, shown, tta, diameter_px=diameter_px, progress=progress)
+                except (ImageError, MemoryShortageError) as error:
+                    outcome.refused.append(str(error))
                 else:
-                    shown = sample if restyle is None else restyle(sample, seed=derive_seed("predict", sample.id))
-                    decoded, tile_px = _segmented(segmenter, shown, tta, diameter_px=diameter_px, progress=progress)
                     _write_one(folder, sample, decoded, pictures=pictures)
                     rows.extend(_object_rows(sample, decoded))
                     images.append(_image_row(sample, decoded))
@@ -173,12 +190,31 @@ def predict_into(
                         progress.say(
                             f"warning: {sample.id}: the limit of {most} nuclei a tile was met; there may be more"
                         )
-                    counts[record.id] = {"n_nuclei": len(decoded.scores), **({"tile_px": tile_px} if tile_px else {})}
+                    tile = {"tile_px": tile_px} if tile_px else {}
+                    outcome.images[record.id] = {"n_nuclei": len(decoded.scores), **tile}
                 progress.advance(index + 1)
     finally:  # images that are done keep their rows, however the others end
         objects.write(folder, objects.PREDICTED, rows)
         write_images(folder, images)
-    return counts, refused
+    return outcome
+
+
+@contextmanager
+def _telling_shortage(image_id: str) -> Iterator[None]:
+    """A shortage of memory of which nothing else has told becomes one of the image, so that the others can go on.
+
+    Raises:
+        MemoryShortageError: With the image and a remedy.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_shortage(error):
+            raise
+        msg = (
+            f"{image_id}: not enough memory to read it, or to move it to another modality; crop it, or use --device cpu"
+        )
+        raise MemoryShortageError(msg) from None
 
 
 def _compare_ranges(segmenter: Weights, reading: ReadOptions, progress: Progress) -> None:
