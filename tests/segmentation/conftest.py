@@ -18,6 +18,7 @@ SMALL = {
     "proposals_after_nms_train": 50,
     "proposals_before_nms": 300,
     "proposals_after_nms": 200,
+    "max_nuclei": 200,
     "anchors_per_image": 32,
     "regions_per_image": 16,
 }

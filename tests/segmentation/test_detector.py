@@ -74,7 +74,7 @@ def test_what_was_seen_first_does_not_change_what_is_found_later(segmenter_of, f
         segmenter.detect_boxes(seen)
         segmenter.detect_masks(seen, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
         seen = segmenter.see(image)
-        boxes, scores = segmenter.detect_boxes(seen)
+        boxes, scores, _ = segmenter.detect_boxes(seen)
         results.append((boxes, scores, segmenter.detect_masks(seen, boxes[:5])))
     assert len(results[0][0]) > 5
     for one, other in zip(*results, strict=True):
@@ -83,15 +83,16 @@ def test_what_was_seen_first_does_not_change_what_is_found_later(segmenter_of, f
 
 def test_more_than_a_hundred_boxes_come_through(segmenter_of):
     generous = segmenter_of(box_nms_iou=1.0)
-    boxes, scores = generous.detect_boxes(generous.see(image_of(128, 128)))
+    boxes, scores, _ = generous.detect_boxes(generous.see(image_of(128, 128)))
     assert len(boxes) == len(scores) > 150
 
 
 @pytest.mark.parametrize("limit", [1, 7, 120])
 def test_the_configured_number_of_nuclei_is_the_cap(segmenter_of, limit):
     generous = segmenter_of(box_nms_iou=1.0, max_nuclei=limit)
-    boxes, _ = generous.detect_boxes(generous.see(image_of(128, 128)))
+    boxes, _, is_capped = generous.detect_boxes(generous.see(image_of(128, 128)))
     assert len(boxes) == limit
+    assert is_capped
 
 
 def test_every_cap_of_torchvision_is_the_configs(segmenter_of):
@@ -99,7 +100,7 @@ def test_every_cap_of_torchvision_is_the_configs(segmenter_of):
         proposals_before_nms_train=11,
         proposals_after_nms_train=12,
         proposals_before_nms=13,
-        proposals_after_nms=14,
+        proposals_after_nms=18,
         proposal_nms_iou=0.61,
         proposal_foreground_iou=0.62,
         proposal_background_iou=0.23,
@@ -118,7 +119,7 @@ def test_every_cap_of_torchvision_is_the_configs(segmenter_of):
     network = Segmenter(config, InferenceConfig()).network
     rpn, heads = network.rpn, network.roi_heads
     assert rpn._pre_nms_top_n == {"training": 11, "testing": 13}
-    assert rpn._post_nms_top_n == {"training": 12, "testing": 14}
+    assert rpn._post_nms_top_n == {"training": 12, "testing": 18}
     assert rpn.fg_bg_sampler.batch_size_per_image == 15
     assert heads.fg_bg_sampler.batch_size_per_image == 16
     assert (rpn.fg_bg_sampler.positive_fraction, heads.fg_bg_sampler.positive_fraction) == (0.4, 0.33)
@@ -131,6 +132,24 @@ def test_every_cap_of_torchvision_is_the_configs(segmenter_of):
     assert heads.box_predictor.part.cls_score.out_features == 2
 
 
+@pytest.mark.parametrize(("proposals", "found", "capped"), [(200, 51, True), (200, 50, False), (20_000, 51, False)])
+def test_a_limit_of_proposals_that_is_met_is_told_where_there_are_few_of_them_a_nucleus(
+    segmenter_of, proposals, found, capped
+):
+    limited = segmenter_of(proposals_before_nms=proposals, proposals_after_nms=proposals)
+    seen = limited.see(image_of(128, 128))
+    limited.network.roi_heads.score_thresh = float(limited.detect_boxes(seen).scores[found])
+    boxes, _, is_capped = limited.detect_boxes(seen)
+    assert len(boxes) == found
+    assert is_capped == capped
+
+
+def test_more_nuclei_than_proposals_are_refused_with_both_settings():
+    with pytest.raises(ConfigError, match=r"max_nuclei 15 .* proposals_after_nms 14: raise the latter"):
+        build(SegmenterConfig, {"max_nuclei": 15, "proposals_after_nms": 14}, where="recipe x")
+    assert build(SegmenterConfig, {"max_nuclei": 14, "proposals_after_nms": 14}, where="recipe x").max_nuclei == 14
+
+
 def test_the_default_config_lets_a_thousand_nuclei_through():
     config = SegmenterConfig()
     assert config.max_nuclei >= 1000
@@ -140,7 +159,7 @@ def test_the_default_config_lets_a_thousand_nuclei_through():
 
 def test_boxes_come_best_first_inside_the_image_and_above_the_score(segmenter_of):
     picky = segmenter_of(box_score=0.28)
-    boxes, scores = picky.detect_boxes(picky.see(image_of(70, 90)))
+    boxes, scores, _ = picky.detect_boxes(picky.see(image_of(70, 90)))
     assert len(boxes) > 1
     assert bool((scores.diff() <= 0).all())
     assert float(scores.min()) > 0.28
@@ -165,7 +184,7 @@ def test_boxes_are_computed_in_float32_where_convolutions_run_in_bfloat16(segmen
     assert all(features.dtype == torch.float32 for features in seen.maps.values())
     assert all(torch.equal(features, features.bfloat16().float()) for features in seen.maps.values())
     assert not torch.equal(seen.maps["0"], whole.see(image_of(64, 640)).maps["0"])
-    boxes, scores = half.detect_boxes(seen)
+    boxes, scores, _ = half.detect_boxes(seen)
     assert boxes.dtype == scores.dtype == torch.float32
     # bfloat16 knows only even numbers beyond 256, and only multiples of four beyond 512.
     far = boxes[(boxes > 257) & (boxes < 639)]
@@ -187,7 +206,7 @@ def test_losses_are_float32_under_bfloat16_and_reach_every_weight(segmenter_of):
 def test_looking_leaves_no_gradient_and_no_training_mode_behind(segmenter):
     segmenter.losses([image_of(64, 64)], [target_of(64)])
     seen = segmenter.see(image_of(64, 64))
-    boxes, scores = segmenter.detect_boxes(seen)
+    boxes, scores, _ = segmenter.detect_boxes(seen)
     assert not any(one.requires_grad for one in (boxes, scores, segmenter.detect_masks(seen, boxes[:1])))
     assert not segmenter.network.training
     segmenter.losses([image_of(64, 64)], [target_of(64)])
@@ -209,10 +228,9 @@ def test_a_segmenter_made_from_its_state_gives_the_same_answers(segmenter_of):
     assert again.config == segmenter.config
     assert again.inference == segmenter.inference
     image = image_of(64, 80)
-    for one, other in zip(
-        segmenter.detect_boxes(segmenter.see(image)), again.detect_boxes(again.see(image)), strict=True
-    ):
-        assert torch.equal(one, other)
+    found, same = (one.detect_boxes(one.see(image)) for one in (segmenter, again))
+    assert torch.equal(found.boxes, same.boxes)
+    assert torch.equal(found.scores, same.scores)
 
 
 def test_training_and_prediction_share_their_weights_by_name_whatever_the_number_format(segmenter_of):

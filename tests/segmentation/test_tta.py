@@ -13,7 +13,7 @@ from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.labels import boxes as boxes_of
 from nucstyle.core.rng import generator
-from nucstyle.segmentation.detector import InferenceConfig, SegmenterConfig
+from nucstyle.segmentation.detector import Boxes, InferenceConfig, SegmenterConfig
 from nucstyle.segmentation.tiling import predict_tiles, segment
 from nucstyle.segmentation.tta import VIEWS, TestTimeAugmentation, View
 
@@ -36,12 +36,12 @@ class Thresholding:
     def detect_boxes(self, image):
         self.calls += 1
         if self.calls - 1 in self.blind_to:
-            return torch.zeros(0, 4), torch.zeros(0)
+            return Boxes(torch.zeros(0, 4), torch.zeros(0))
         labels, _ = ndimage.label(image[0].numpy() > 0.4)
         found = boxes_of(torch.from_numpy(labels.astype(np.int32)))
         brightness = torch.tensor([float(image[0][torch.from_numpy(labels == n + 1)].max()) for n in range(len(found))])
         order = brightness.argsort(descending=True, stable=True)
-        return found[order], brightness[order].clamp(max=1)
+        return Boxes(found[order], brightness[order].clamp(max=1))
 
     def detect_masks(self, image, boxes):
         masks = torch.zeros(len(boxes), 28, 28)
@@ -354,7 +354,8 @@ def test_the_magnification_is_that_of_the_whole_field_and_tiles_are_counted_afte
 
 
 def test_a_field_in_which_more_may_be_than_the_model_may_find_says_so(segmenter_of):
-    few, many = segmenter_of(box_nms_iou=0.9, max_nuclei=6), segmenter_of(box_nms_iou=0.9, max_nuclei=2000)
+    few = segmenter_of(box_nms_iou=0.9, max_nuclei=6)
+    many = segmenter_of(box_nms_iou=0.9, max_nuclei=2000, proposals_after_nms=2000)
     for detector, capped in ((few, True), (many, False)):
         for tile_px in (64, 1024):
             detector.inference = InferenceConfig(tile_px=tile_px, score=0.0)
@@ -461,9 +462,9 @@ def test_where_nothing_is_found_a_second_look_is_taken_at_smaller_nuclei():
         """Sees nothing that is wider than 12 px."""
 
         def detect_boxes(self, image):
-            boxes, scores = super().detect_boxes(image)
+            boxes, scores, _ = super().detect_boxes(image)
             narrow = boxes[:, 2] - boxes[:, 0] <= 12
-            return boxes[narrow], scores[narrow]
+            return Boxes(boxes[narrow], scores[narrow])
 
     image = spots(ellipses=[(45, 70, 20, 20)])
     for retry, count in ((1.0, 0), (4.0, 1)):
@@ -478,10 +479,10 @@ class Focused(Thresholding):
     """Sees only what is shown at 10 to 200 px, and is surest at 32."""
 
     def detect_boxes(self, image):
-        boxes, scores = super().detect_boxes(image)
+        boxes, scores, _ = super().detect_boxes(image)
         width = boxes[:, 2] - boxes[:, 0]
         seen = (width >= 10) & (width <= 200)
-        return boxes[seen], (scores - 0.01 * (width - 32).abs())[seen].clamp(0.51, 1)
+        return Boxes(boxes[seen], (scores - 0.01 * (width - 32).abs())[seen].clamp(0.51, 1))
 
 
 @pytest.mark.parametrize("radius", [5, 16, 60])
@@ -504,7 +505,7 @@ class Fragmenting(Thresholding):
     """Takes what is shown at more than 70 px for four nuclei, one a quarter, with gaps between them."""
 
     def detect_boxes(self, image):
-        boxes, scores = super().detect_boxes(image)
+        boxes, scores, _ = super().detect_boxes(image)
         large = boxes[:, 2] - boxes[:, 0] > 70
         left, top, right, bottom = boxes[large].unbind(dim=1)
         x, y = (left + right) / 2, (top + bottom) / 2
@@ -515,7 +516,7 @@ class Fragmenting(Thresholding):
             (x + 2, y + 2, right, bottom),
         )
         quarters = torch.cat([torch.stack(corner, dim=1) for corner in corners])
-        return torch.cat([boxes[~large], quarters]), torch.cat([scores[~large], scores[large].repeat(4)])
+        return Boxes(torch.cat([boxes[~large], quarters]), torch.cat([scores[~large], scores[large].repeat(4)]))
 
 
 @pytest.mark.parametrize(
@@ -543,9 +544,9 @@ def test_a_second_look_that_finds_less_is_not_taken():
         """Sees nothing that is shown at 20 px or more."""
 
         def detect_boxes(self, image):
-            boxes, scores = super().detect_boxes(image)
+            boxes, scores, _ = super().detect_boxes(image)
             small = boxes[:, 2] - boxes[:, 0] < 20
-            return boxes[small], scores[small]
+            return Boxes(boxes[small], scores[small])
 
     detector = OnlySmall()
     detector.inference = InferenceConfig(enlarge_below_px=0, rescale_beyond=2.0)
@@ -562,8 +563,8 @@ def test_a_nucleus_on_a_seam_is_found_once_though_the_tiles_disagree_where_it_is
         """Is wrong by some pixels, each time in the other direction."""
 
         def detect_boxes(self, image):
-            boxes, scores = super().detect_boxes(image)
-            return boxes + torch.tensor([1.0, 0, 1, 0]) * wander * (1 if self.calls % 2 else -1), scores
+            boxes, scores, _ = super().detect_boxes(image)
+            return Boxes(boxes + torch.tensor([1.0, 0, 1, 0]) * wander * (1 if self.calls % 2 else -1), scores)
 
     image = spots(100, 200, ellipses=[(50, 100, 12, 12)])
     detector = in_tiles(Wandering(), 100)

@@ -132,7 +132,7 @@ def test_an_image_that_memory_does_not_suffice_for_does_not_stop_the_others(
 def test_a_cell_is_not_scored_without_an_image_that_memory_does_not_suffice_for(monkeypatch, tmp_path):
     monkeypatch.setattr(cells, "load_segmenter", lambda *_, **__: None)
     monkeypatch.setattr(
-        cells, "predict_into", lambda *_, **__: Outcome({"a": {"n_nuclei": 1}}, ["b: not enough memory"])
+        cells, "predict_into", lambda *_, **__: Outcome({"a": {"n_nuclei": 1}}, ["b: not enough memory"], [])
     )
     scoring = cells.Scoring(parts={"validation": []}, ttas=["none"], largest=None)
     with pytest.raises(InputError, match="1 of 2 images could not be used: b: not enough memory"):

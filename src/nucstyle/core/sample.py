@@ -116,7 +116,7 @@ class Prediction:
     size: tuple[int, int]
     """(height, width) of the image in pixels."""
     is_capped: bool = False
-    """Whether as many nuclei were found as the detector may give, so that there may be more."""
+    """Whether a limit of the detector was met, so that there may be more nuclei."""
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])

@@ -506,7 +506,14 @@ def predict(run: Path) -> Section:
     pictures = [picture(_overlay(run, name), f"{name[:24]}: {found[name]['n_nuclei']} nuclei", name) for name in first]
     if len(found) > _FIRST:
         said += f" The first {_FIRST} are shown; all label maps are in predictions/."
-    lacking = [f"Could not be used: {', '.join(result['refused'])}."] if result.get("refused") else []
+    lacking = [
+        f"{why}: {', '.join(result[key])}."
+        for key, why in (
+            ("refused", "Could not be used"),
+            ("capped", "There may be more nuclei than the segmenter may find in a tile"),
+        )
+        if result.get(key)
+    ]
     return Section("Predictions", (said, *lacking), pictures=_present(pictures))
 
 

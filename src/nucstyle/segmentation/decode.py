@@ -24,7 +24,7 @@ class Decoded(NamedTuple):
     scores: Tensor
     """(N,) float32, score of nucleus 1, 2, ..., not increasing."""
     is_capped: bool = False
-    """Whether there may be more nuclei than the detector may give."""
+    """Whether a limit of the detector was met, so that there may be more nuclei."""
 
 
 class Mask(NamedTuple):

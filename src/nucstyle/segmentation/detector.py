@@ -21,7 +21,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import build, to_table
-from nucstyle.core.errors import WeightsError
+from nucstyle.core.errors import ConfigError, WeightsError
 from nucstyle.core.precision import Autocast
 from nucstyle.segmentation.backbone import PyramidTrunk
 from nucstyle.segmentation.dense import DenseHeads, DenseProposals
@@ -35,6 +35,11 @@ _LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Of the pyramid, from which regions are pooled: pixels of the image to a cell of the map."""
 _STRIDES = (*_LEVELS.values(), 64)
 """The same of all levels; on one more, large nuclei are proposed."""
+_PROPOSALS_A_NUCLEUS = 4
+"""Where all proposals that may be kept are, and fewer than so many a nucleus, others were dropped that would have been nuclei. Of
+tiles of 700 and 1024 px made of sample images, with 540 to 1,170 boxes found among 2,000 proposals, 8,000 gave 1 to 15 in 100
+nuclei more. In 17 of the 48 sample images the limit is met as well, but with 11 proposals a nucleus or more: of nine, 6,000
+proposals found two nuclei more in one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,15 @@ class SegmenterConfig:
     """Detections below are dropped at once."""
     box_nms_iou: Share = 0.3
     """Of two boxes that overlap more, the worse is dropped."""
+
+    def __post_init__(self) -> None:
+        """Check what fields say together."""
+        if self.max_nuclei > self.proposals_after_nms:
+            msg = (
+                f"max_nuclei {self.max_nuclei} cannot be found among proposals_after_nms {self.proposals_after_nms}: raise the "
+                "latter, or lower the former to it"
+            )
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +183,17 @@ class Features(NamedTuple):
     """(height, width) of the image, before padding."""
     padded: Tensor
     """(1, 3, H, W), what the trunk saw."""
+
+
+class Boxes(NamedTuple):
+    """Where nuclei are in one image, best score first. N = nuclei."""
+
+    boxes: Tensor
+    """(N, 4) xyxy in pixels."""
+    scores: Tensor
+    """(N,) in [0, 1], not increasing."""
+    is_capped: bool = False
+    """Whether a limit of the detector was met, so that there may be more."""
 
 
 def build_trunk(config: SegmenterConfig) -> PyramidTrunk | ResNetTrunk:
@@ -341,14 +366,16 @@ class Segmenter:
         return Features(self.network.backbone(batch.tensors), batch.image_sizes[0], batch.tensors)
 
     @torch.no_grad()
-    def detect_boxes(self, seen: Features) -> tuple[Tensor, Tensor]:
-        """Boxes (N, 4) xyxy in pixels and scores (N,), best first, of what the trunk saw."""
+    def detect_boxes(self, seen: Features) -> Boxes:
+        """Find nuclei in what the trunk saw."""
         network, heads = self.network, self.network.roi_heads
         proposals, _ = network.rpn(ImageList(seen.padded, [seen.size]), seen.maps)
         pooled = heads.box_roi_pool(seen.maps, proposals, [seen.size])
         logits, deltas = heads.box_predictor(heads.box_head(pooled))
         boxes, scores, _ = heads.postprocess_detections(logits, deltas, proposals, [seen.size])
-        return boxes[0], scores[0]
+        found, looked_at, config = len(boxes[0]), len(proposals[0]), self.config
+        too_few = looked_at >= config.proposals_after_nms and looked_at < _PROPOSALS_A_NUCLEUS * found
+        return Boxes(boxes[0], scores[0], is_capped=found >= config.max_nuclei or too_few)
 
     @torch.no_grad()
     def detect_masks(self, seen: Features, boxes: Tensor) -> Tensor:

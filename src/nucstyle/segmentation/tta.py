@@ -20,7 +20,7 @@ from nucstyle.core.resize import resize_image
 from nucstyle.core.sample import Prediction
 from nucstyle.core.symmetry import Symmetry
 from nucstyle.segmentation.decode import Decoded, Mask
-from nucstyle.segmentation.detector import Features, Segmenter
+from nucstyle.segmentation.detector import Boxes, Features, Segmenter
 from nucstyle.segmentation.merges import union, votes
 
 
@@ -133,7 +133,7 @@ class TestTimeAugmentation:
         found = [self._boxes(segmenter, one) for one in seen]
         limit = segmenter.config.max_nuclei
         boxes, scores = _merge(found, iou=segmenter.config.box_nms_iou, limit=limit)
-        is_capped = len(boxes) >= limit or any(len(scores) >= limit for _, scores in found)
+        is_capped = len(boxes) >= limit or any(one.is_capped for one in found)
         boxes, scores = boxes[scores >= min_score], scores[scores >= min_score]
         if len(boxes):
             masks = torch.stack([self._masks(segmenter, one, boxes) for one in seen]).mean(dim=0)
@@ -149,9 +149,10 @@ class TestTimeAugmentation:
         x, y = larger[1] / size[1], larger[0] / size[0]
         return _Seen(view, segmenter.see(view.apply(image, larger)), larger, torch.tensor([x, y, x, y]))
 
-    def _boxes(self, segmenter: Segmenter, seen: _Seen) -> tuple[Tensor, Tensor]:
-        boxes, scores = segmenter.detect_boxes(seen.features)
-        return seen.view.symmetry.invert_boxes(boxes.cpu(), seen.size) / seen.factors, scores.cpu()
+    def _boxes(self, segmenter: Segmenter, seen: _Seen) -> Boxes:
+        boxes, scores, is_capped = segmenter.detect_boxes(seen.features)
+        moved = seen.view.symmetry.invert_boxes(boxes.cpu(), seen.size) / seen.factors
+        return Boxes(moved, scores.cpu(), is_capped)
 
     def _masks(self, segmenter: Segmenter, seen: _Seen, boxes: Tensor) -> Tensor:
         moved = seen.view.symmetry.apply_boxes(boxes * seen.factors, seen.size)
@@ -159,23 +160,23 @@ class TestTimeAugmentation:
         return seen.view.symmetry.invert(masks)
 
 
-def _merge(found: Sequence[tuple[Tensor, Tensor]], *, iou: float, limit: int) -> tuple[Tensor, Tensor]:
+def _merge(found: Sequence[Boxes], *, iou: float, limit: int) -> tuple[Tensor, Tensor]:
     """Suppress duplicates over the union of the views' boxes, and score what is left by agreement.
 
     Args:
-        found: Boxes (N, 4) and scores (N,) of each view, in pixels of the image.
+        found: Of each view, in pixels of the image.
         iou: Of two boxes that overlap more, the worse goes.
         limit: Boxes kept at most.
 
     Returns:
         Boxes (M, 4) and scores (M,), best first.
     """
-    boxes = torch.cat([one for one, _ in found])
-    scores = torch.cat([one for _, one in found])
+    boxes = torch.cat([one.boxes for one in found])
+    scores = torch.cat([one.scores for one in found])
     kept = nms(boxes, scores, iou)[:limit]
     if len(found) == 1:
         return boxes[kept], scores[kept]
-    agreed = torch.stack([_best_partner_score(boxes[kept], *one) for one in found]).mean(dim=0)
+    agreed = torch.stack([_best_partner_score(boxes[kept], one.boxes, one.scores) for one in found]).mean(dim=0)
     order = torch.argsort(agreed, descending=True, stable=True)
     return boxes[kept][order], agreed[order]
 

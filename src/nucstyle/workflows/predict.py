@@ -49,6 +49,8 @@ class Outcome(NamedTuple):
     """By id the number of nuclei, and the side of the tiles where memory asked for smaller ones."""
     refused: list[str]
     """A line for each image that could not be used."""
+    capped: list[str]
+    """Ids of images in which the detector met a limit, so that there may be more nuclei."""
 
     def require_all(self) -> None:
         """Refuse to go on as if all images had been predicted.
@@ -142,7 +144,8 @@ def predict(
         found = outcome.images
         _write_manifest(run.path, dataset, found)
         missing = [record.id for record in dataset.records if record.id not in found]
-        run.write_result({"format": 1, "verb": "predict", "tta": tta, "images": found, "refused": missing})
+        told = {"images": found, "refused": missing, "capped": outcome.capped}
+        run.write_result({"format": 1, "verb": "predict", "tta": tta, **told})
         write_report(run.path)
     outcome.require_all()
     return out
@@ -167,7 +170,7 @@ def predict_into(
     """
     for name in (PREDICTIONS, "samples") if pictures else (PREDICTIONS,):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    outcome = Outcome({}, [])
+    outcome = Outcome({}, [], [])
     rows: list[list[object]] = []
     images: list[PredictedImage] = []
     progress.start(stage, len(dataset), "image")
@@ -186,10 +189,8 @@ def predict_into(
                     rows.extend(_object_rows(sample, decoded))
                     images.append(_image_row(sample, decoded))
                     if decoded.is_capped:
-                        most = segmenter.config.max_nuclei
-                        progress.say(
-                            f"warning: {sample.id}: the limit of {most} nuclei a tile was met; there may be more"
-                        )
+                        outcome.capped.append(record.id)
+                        _warn_of_limit(segmenter, record.id, progress)
                     tile = {"tile_px": tile_px} if tile_px else {}
                     outcome.images[record.id] = {"n_nuclei": len(decoded.scores), **tile}
                 progress.advance(index + 1)
@@ -215,6 +216,14 @@ def _telling_shortage(image_id: str) -> Iterator[None]:
             f"{image_id}: not enough memory to read it, or to move it to another modality; crop it, or use --device cpu"
         )
         raise MemoryShortageError(msg) from None
+
+
+def _warn_of_limit(segmenter: Segmenter, image_id: str, progress: Progress) -> None:
+    most, places = segmenter.config.max_nuclei, segmenter.config.proposals_after_nms
+    progress.say(
+        f"warning: {image_id}: a limit of the segmenter was met in a tile ({most} nuclei, {places} places to look at); "
+        "there may be more nuclei: predict with a smaller --tile"
+    )
 
 
 def _compare_ranges(segmenter: Weights, reading: ReadOptions, progress: Progress) -> None:

@@ -1,0 +1,30 @@
+"""What `predict` says where an image may hold more nuclei than the segmenter may find."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from nucstyle.data.run_folder import read_json
+from nucstyle.workflows import predict as workflow
+
+
+def test_images_in_which_more_may_be_are_told_and_listed(run_verb, write_pairs, monkeypatch, tmp_path):
+    images = write_pairs("data", fluorescence=1, stained=0) / "images"
+    Image.fromarray(np.zeros((96, 112, 3), np.uint8)).save(images / "nothing.png")
+    load = workflow.load_segmenter
+
+    def limited(*arguments, **options):
+        segmenter = load(*arguments, **options)
+        segmenter.config = replace(segmenter.config, max_nuclei=3)
+        return segmenter
+
+    monkeypatch.setattr(workflow, "load_segmenter", limited)
+    result = run_verb("predict", images, "--out", "run", "--tta", "none")
+    assert result.exit_code == 0, result.output
+    (line,) = (line for line in result.output.splitlines() if "warning" in line)
+    assert "field-0: a limit of the segmenter was met in a tile (3 nuclei, 2000 places to look at)" in line
+    assert "predict with a smaller --tile" in line
+    assert read_json(tmp_path / "run" / "result.json")["capped"] == ["field-0"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "There may be more nuclei than the segmenter may find in a tile: field-0." in page
