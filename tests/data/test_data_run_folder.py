@@ -196,6 +196,9 @@ def test_going_on_in_another_config_is_refused_with_the_key_and_both_values(old,
     [
         ({"style": {"p": 0.5}}, "style.sources", [], ["dapi"], "was [] and is now ['dapi']"),
         ({"inference": {"rescale_beyond": 2.5}}, "inference.shrink_beyond", 0.0, 1.6, "was 0.0 and is now 1.6"),
+        ({"inference": {"clahe": True}}, "inference.clahe_clip_limit", 0.01, 0.02, "was 0.01 and is now 0.02"),
+        ({"inference": {"clahe": True}}, "inference.clahe_tiles", 8, 4, "was 8 and is now 4"),
+        ({"inference": {"clahe": True}}, "inference.clahe_darker_than", 0.25, 0.5, "was 0.25 and is now 0.5"),
     ],
 )
 def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal, table, setting, was, now, told):
@@ -208,6 +211,17 @@ def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal,
     start(tmp_path / "run", config({name: was}), resume=True)
     message = refusal(RunFolderError, start, tmp_path / "run", config({name: now}), resume=True)
     assert f"recipe.{setting} {told}. Give" in message
+
+
+def test_a_run_from_before_recipes_said_how_to_predict_goes_on_whatever_they_say_now(tmp_path, refusal):
+    def config(**newer):
+        return {"verb": "train-segmenter", "recipe": {"name": "deep-retina", "inference": {"score": 0.9, **newer}}}
+
+    start(tmp_path / "old", config())
+    start(tmp_path / "old", config(tta="deep-retina"), resume=True)
+    start(tmp_path / "new", config(tta="fast"))
+    message = refusal(RunFolderError, start, tmp_path / "new", config(tta="deep-retina"), resume=True)
+    assert "recipe.inference.tta was 'fast' and is now 'deep-retina'" in message
 
 
 def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, refusal):

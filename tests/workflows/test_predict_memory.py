@@ -12,9 +12,10 @@ from nucstyle.core.memory import is_memory_shortage
 from nucstyle.core.rng import seeded
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.run_folder import read_json
+from nucstyle.report.pictures import draw_overlay
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
 from nucstyle.segmentation.tta import TestTimeAugmentation
-from nucstyle.workflows import cells
+from nucstyle.workflows import cells, predict
 from nucstyle.workflows.predict import Outcome, predict_into
 
 SHORTAGES = [
@@ -127,6 +128,25 @@ def test_an_image_that_memory_does_not_suffice_for_does_not_stop_the_others(
     with (tmp_path / "run" / "manifest.csv").open() as file:
         assert [row["id"] for row in csv.DictReader(file)] == ["field-1", "field-2"]
     assert "Could not be used: field-0." in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_an_image_whose_picture_cannot_be_drawn_for_lack_of_memory_does_not_stop_the_others(
+    segmenter, write_pairs, monkeypatch, tmp_path
+):
+    def draw(image, *labels):
+        drawn.append(image)
+        if len(drawn) == 1:
+            raise MemoryError
+        return draw_overlay(image, *labels)
+
+    drawn = []
+    monkeypatch.setattr(predict, "draw_overlay", draw)
+    data = open_dataset(write_pairs("data", fluorescence=2, stained=0))
+    _, outcome = predicted(segmenter, data, tmp_path / "run")
+    (line,) = outcome.refused
+    assert "field-0: not enough memory" in line
+    assert list(outcome.images) == ["field-1"]
+    assert [path.name for path in (tmp_path / "run" / "predictions").glob("*_labels.tif")] == ["field-1_labels.tif"]
 
 
 def test_a_cell_is_not_scored_without_an_image_that_memory_does_not_suffice_for(monkeypatch, tmp_path):

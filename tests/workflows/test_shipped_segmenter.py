@@ -147,8 +147,8 @@ def test_a_crowd_takes_less_than_two_gibibytes(tmp_path):
     assert int(peak) < 2 * 2**20  # KiB
 
 
-@pytest.mark.parametrize("modality", ["fluorescence", "stained"])
-def test_what_is_found_does_not_depend_on_the_tiles(modality):
+@pytest.mark.parametrize(("modality", "tta", "tile_px"), [("fluorescence", "none", 300), ("stained", "fast", 256)])
+def test_what_is_found_does_not_depend_on_the_tiles(modality, tta, tile_px):
     # A field of bundled images, with sides that are no multiples of what the network halves them to.
     own = load_segmenter(device="cpu", precision="fp32")
     images = [
@@ -158,13 +158,13 @@ def test_what_is_found_does_not_depend_on_the_tiles(modality):
     ]
     rows = [torch.cat([images[(3 * row + column) % len(images)] for column in range(3)], dim=2) for row in range(3)]
     field, found = torch.cat(rows, dim=1)[:, :520, :580], []
-    for tile_px in (1024, 256):
-        own.inference = replace(own.inference, tile_px=tile_px)
-        found.append(segment(own, field, "none").labels.numpy())
+    for side in (1024, tile_px):
+        own.inference = replace(own.inference, tile_px=side)
+        found.append(segment(own, field, tta).labels.numpy())
     whole, tiled = found
     counts = overlap(whole, tiled).count(9, 10)
     assert whole.max() > 30
-    assert counts.false_positives + counts.false_negatives <= 0.02 * whole.max()
+    assert max(counts.false_positives, counts.false_negatives) <= 0.02 * whole.max()
     assert ((whole > 0) != (tiled > 0)).sum() <= 0.005 * (whole > 0).sum()
 
 

@@ -16,12 +16,12 @@ from nucstyle.augment.geometric import RandomCrop
 from nucstyle.augment.steps import Enhance
 from nucstyle.augment.style import StyleConfig
 from nucstyle.core.clahe import ClaheConfig
-from nucstyle.core.errors import OptionError
+from nucstyle.core.errors import ConfigError, OptionError
 from nucstyle.core.rng import seeded
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
-from nucstyle.segmentation.detector import Segmenter
+from nucstyle.segmentation.detector import Segmenter, SegmenterConfig
 from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwork
 from nucstyle.segmentation.resnet import PARTS
 from nucstyle.training.distributed import SINGLE
@@ -361,6 +361,13 @@ def test_balance_without_names_of_modalities_is_refused(run_verb, manifest):
     assert result.exit_code == 2
     assert "balance 1.0 needs to know the modality of each image" in result.output
     assert "nucstyle discover" in result.output
+
+
+def test_more_nuclei_than_proposals_are_refused_with_both_settings_but_older_weights_load():
+    with pytest.raises(ConfigError, match=r"max_nuclei 15 .* proposals_after_nms 14: raise the latter"):
+        segmenter_recipe("lite", ["max_nuclei=15", "proposals_after_nms=14"])
+    assert segmenter_recipe("lite", ["max_nuclei=14", "proposals_after_nms=14"]).segmenter.max_nuclei == 14
+    assert SegmenterConfig(max_nuclei=15, proposals_after_nms=14).max_nuclei == 15
 
 
 def test_prediction_takes_the_views_of_the_recipe_that_the_weights_were_trained_by(run_verb, manifest):

@@ -36,9 +36,10 @@ _NEWER: Mapping[str, Any] = {
     "recipe.inference.clahe_clip_limit": 0.01,
     "recipe.inference.clahe_tiles": 8,
     "recipe.inference.clahe_darker_than": 0.25,
-    "recipe.inference.tta": "fast",
 }
 """Settings that runs may lack which were begun before there were such: what was done then, not what is the default now."""
+_NEWER_AND_UNUSED = {"recipe.inference.tta"}
+"""The same, without effect on what runs do that go on: a run without one goes on with any."""
 _PACKAGES = ("nucstyle", "torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow", "tifffile")
 
 
@@ -256,8 +257,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     """
     before, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
     tables = {key.rpartition(".")[0] for key in before}
-    before = {key: value for key, value in _NEWER.items() if key.rpartition(".")[0] in tables} | before
-    keys = sorted(before.keys() | after.keys())
+    newer = {key: value for key, value in _NEWER.items() if key in after and key.rpartition(".")[0] in tables}
+    before = newer | before
+    keys = sorted((before.keys() | after.keys()) - (_NEWER_AND_UNUSED - before.keys()))
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 

@@ -21,7 +21,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from nucstyle.core.clahe import ClaheConfig, enhance
 from nucstyle.core.config import build, to_table
-from nucstyle.core.errors import ConfigError, WeightsError
+from nucstyle.core.errors import WeightsError
 from nucstyle.core.precision import Autocast
 from nucstyle.segmentation.backbone import PyramidTrunk
 from nucstyle.segmentation.dense import DenseHeads, DenseProposals
@@ -33,13 +33,13 @@ Share = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 _LEVELS = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Of the pyramid, from which regions are pooled: pixels of the image to a cell of the map."""
-_STRIDES = (*_LEVELS.values(), 64)
+STRIDES = (*_LEVELS.values(), 64)
 """The same of all levels; on one more, large nuclei are proposed."""
 _PROPOSALS_A_NUCLEUS = 4
-"""Where all proposals that may be kept are, and fewer than so many a nucleus, others were dropped that would have been nuclei. Of
-tiles of 700 and 1024 px made of sample images, with 540 to 1,170 boxes found among 2,000 proposals, 8,000 gave 1 to 15 in 100
-nuclei more. In 17 of the 48 sample images the limit is met as well, but with 11 proposals a nucleus or more: of nine, 6,000
-proposals found two nuclei more in one."""
+"""Where all proposals that may be kept after suppression are, and fewer than so many a nucleus, others were dropped that would
+have been nuclei. What was dropped before suppression, level by level, is not seen. Of tiles of 700 and 1024 px made of sample
+images, with 540 to 1,170 boxes found among 2,000 proposals, 8,000 gave 1 to 15 in 100 nuclei more. In 17 of the 48 sample images
+the limit is met as well, but with 11 proposals a nucleus or more: of nine, 6,000 proposals found two nuclei more in one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +90,6 @@ class SegmenterConfig:
     """Detections below are dropped at once."""
     box_nms_iou: Share = 0.3
     """Of two boxes that overlap more, the worse is dropped."""
-
-    def __post_init__(self) -> None:
-        """Check what fields say together."""
-        if self.max_nuclei > self.proposals_after_nms:
-            msg = (
-                f"max_nuclei {self.max_nuclei} cannot be found among proposals_after_nms {self.proposals_after_nms}: raise the "
-                "latter, or lower the former to it"
-            )
-            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,9 +254,7 @@ class _Anchors(AnchorGenerator):  # type: ignore[misc]
 
     def grid_anchors(self, grid_sizes: list[list[int]], strides: list[list[Tensor]]) -> list[Tensor]:
         """(N, 4) anchors of each level; the strides that torchvision has found are not looked at."""
-        own = [
-            [torch.tensor(stride, device=pair[0].device)] * 2 for stride, pair in zip(_STRIDES, strides, strict=True)
-        ]
+        own = [[torch.tensor(stride, device=pair[0].device)] * 2 for stride, pair in zip(STRIDES, strides, strict=True)]
         anchors: list[Tensor] = super().grid_anchors(grid_sizes, own)
         return anchors
 

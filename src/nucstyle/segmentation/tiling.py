@@ -19,7 +19,7 @@ from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.sample import Prediction
 from nucstyle.data.image_io import sample_of_array
 from nucstyle.segmentation.decode import Decoded, decode, paint
-from nucstyle.segmentation.detector import InferenceConfig, Segmenter
+from nucstyle.segmentation.detector import STRIDES, InferenceConfig, Segmenter
 from nucstyle.segmentation.tta import TestTimeAugmentation
 
 _SEAM_PX = 8
@@ -32,8 +32,9 @@ _AS_FOUND: dict[str, Any] = {
     "dilate": False,
 }
 """Nuclei that are to be merged over views are shaped after that, not before."""
-_CELL_PX = 64
-"""Of the coarsest map. Tiles that begin at a multiple of it see an image as it is seen whole, cell by cell."""
+_CELL_PX = STRIDES[-1]
+"""Of the coarsest map. Tiles that begin at a multiple of it from the near end of an image, and end at one from the far end, see
+it as it is seen whole, cell by cell, mirrored or not."""
 _MOST_CHANGE = 4.0
 """A second look shows nuclei at most so many times larger or smaller than the first."""
 
@@ -65,7 +66,11 @@ def segment(
         ImageError: Another shape, or pixels that are not finite or not in [0, 1].
         OptionError: A diameter that is not positive, or an unknown mode.
     """
-    mode = tta if isinstance(tta, TestTimeAugmentation) else TestTimeAugmentation(tta or segmenter.inference.tta)
+    mode = (
+        tta
+        if isinstance(tta, TestTimeAugmentation)
+        else TestTimeAugmentation(segmenter.inference.tta if tta is None else tta)
+    )
     pixels = image if isinstance(image, Tensor) else sample_of_array(image).image
     if diameter_px is not None and not diameter_px > 0:
         msg = f"the diameter of a nucleus must be positive, got {diameter_px}"
@@ -156,7 +161,10 @@ def predict_tiles(
     size, inference = (int(image.shape[1]), int(image.shape[2])), segmenter.inference
     image, factor = inference.prepare(image), inference.magnification(size) if factor is None else factor
     side, margin = max(1, round(inference.tile_px / factor)), round(inference.overlap_px / factor)
-    unit = _CELL_PX if factor == 1 and not side % _CELL_PX and not margin % _CELL_PX else 1
+    unit = 1
+    if factor == 1 and side >= 4 * _CELL_PX:  # smaller ones would be mostly margin
+        unit = _CELL_PX
+        side, margin = side // unit * unit, -(-margin // unit) * unit
     down, across = (_parts(length, side, unit) for length in size)
     if len(down) * len(across) == 1:
         return mode.predict(segmenter, image, factor=factor, min_score=min_score)
@@ -164,7 +172,10 @@ def predict_tiles(
     for top, bottom in down:
         for left, right in across:
             y, x = max(0, top - margin), max(0, left - margin)
-            tile = image[:, y : bottom + margin, x : right + margin]
+            below, beside = (
+                _end(stop + margin, length, unit) for stop, length in zip((bottom, right), size, strict=True)
+            )
+            tile = image[:, y:below, x:beside]
             seen = mode.predict(segmenter, tile, factor=factor, min_score=min_score)
             boxes = seen.boxes + seen.boxes.new_tensor([x, y, x, y])
             middle = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -183,6 +194,11 @@ def _parts(length: int, side: int, unit: int) -> list[tuple[int, int]]:
     count = -(-length // side)
     cuts = [-(-length * number // count // unit) * unit for number in range(count)]
     return list(pairwise([*cuts, length]))
+
+
+def _end(stop: int, length: int, unit: int) -> int:
+    """Where a tile ends that is to hold all before `stop`: at a multiple of `unit` from the other end of the image."""
+    return length - max(0, length - stop) // unit * unit
 
 
 def _check(image: Tensor) -> None:

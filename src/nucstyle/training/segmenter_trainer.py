@@ -106,6 +106,13 @@ class SegmenterRecipe:
         if self.training.stages and self.crop != CropConfig():
             msg = "the settings of crop have no effect in a recipe of stages; change the augmentations of its stages"
             raise ConfigError(msg)
+        most, places = self.segmenter.max_nuclei, self.segmenter.proposals_after_nms
+        if most > places:
+            msg = (
+                f"max_nuclei {most} cannot be found among proposals_after_nms {places}: "
+                "raise the latter, or lower the former to it"
+            )
+            raise ConfigError(msg)
 
     def chains(self) -> list[list[Augmentation]]:
         """The augmentations of each stage."""

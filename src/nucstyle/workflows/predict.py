@@ -182,11 +182,13 @@ def predict_into(
                         sample = dataset[index]
                         shown = sample if restyle is None else restyle(sample, seed=derive_seed("predict", sample.id))
                         decoded, tile_px = _segmented(segmenter, shown, tta, diameter_px=diameter_px, progress=progress)
+                        own_rows = _object_rows(sample, decoded)
+                        _write_one(folder, sample, decoded, pictures=pictures)
                 except (ImageError, MemoryShortageError) as error:
+                    label_file(folder, record.id).unlink(missing_ok=True)  # of one whose picture could not be drawn
                     outcome.refused.append(str(error))
                 else:
-                    _write_one(folder, sample, decoded, pictures=pictures)
-                    rows.extend(_object_rows(sample, decoded))
+                    rows.extend(own_rows)
                     images.append(_image_row(sample, decoded))
                     if decoded.is_capped:
                         outcome.capped.append(record.id)
@@ -213,7 +215,8 @@ def _telling_shortage(image_id: str) -> Iterator[None]:
         if not is_memory_shortage(error):
             raise
         msg = (
-            f"{image_id}: not enough memory to read it, or to move it to another modality; crop it, or use --device cpu"
+            f"{image_id}: not enough memory to read it, to move it to another modality, or to draw what was found; crop it, or "
+            "use --device cpu"
         )
         raise MemoryShortageError(msg) from None
 
@@ -222,7 +225,7 @@ def _warn_of_limit(segmenter: Segmenter, image_id: str, progress: Progress) -> N
     most, places = segmenter.config.max_nuclei, segmenter.config.proposals_after_nms
     progress.say(
         f"warning: {image_id}: a limit of the segmenter was met in a tile ({most} nuclei, {places} places to look at); "
-        "there may be more nuclei: predict with a smaller --tile"
+        "there may be more nuclei: nucstyle predict finds them with a smaller --tile"
     )
 
 

@@ -13,7 +13,7 @@ from nucstyle.augment.base import Augmentation
 from nucstyle.augment.steps import Enhance
 from nucstyle.augment.style import StyleConfig
 from nucstyle.core import rng
-from nucstyle.core.config import to_table
+from nucstyle.core.config import build, to_table
 from nucstyle.core.errors import OptionError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, resolve_precision
@@ -26,7 +26,7 @@ from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_state, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.backbone import load_trunk_weights
-from nucstyle.segmentation.detector import Segmenter, build_trunk
+from nucstyle.segmentation.detector import InferenceConfig, Segmenter, build_trunk
 from nucstyle.segmentation.resnet import ResNetTrunk, load_parts, read_trunk_file
 from nucstyle.training.distributed import (
     SINGLE,
@@ -59,9 +59,6 @@ from nucstyle.workflows.trunk import TrunkSource, settle_trunk
 
 _SHOWN_BY = (
     "clahe",
-    "clahe_clip_limit",
-    "clahe_tiles",
-    "clahe_darker_than",
     "scaling",
     "side_px",
     "enlarge_below_px",
@@ -69,6 +66,8 @@ _SHOWN_BY = (
     "diameter_px",
 )
 """Settings of `InferenceConfig` that say how images are shown to the detector."""
+_CONTRAST = ("clahe_clip_limit", "clahe_tiles", "clahe_darker_than")
+"""More of them, where contrast is enhanced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,10 +327,12 @@ def check_settings(
             "give the manifest.csv that nucstyle discover writes, or leave balance out"
         )
         raise OptionError(msg)
-    before = start.metadata.get("inference", {}) if start else {}
-    now = to_table(recipe.inference)
-    for name in _SHOWN_BY:
-        if name in before and before[name] != now[name]:
+    if start is None or "inference" not in start.metadata:
+        return
+    inference = build(InferenceConfig, start.metadata["inference"], where="--init")
+    before, now = to_table(inference), to_table(recipe.inference)
+    for name in (*_SHOWN_BY, *(_CONTRAST if inference.clahe and recipe.inference.clahe else ())):
+        if before[name] != now[name]:
             progress.say(
                 f"warning: the weights of --init were trained with {name} = {before[name]}, this training has {now[name]}; "
                 f"--set {name}={str(before[name]).lower()} keeps it"
