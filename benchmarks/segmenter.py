@@ -126,6 +126,7 @@ def compare(steps: int, weights: str | None) -> None:
     print("step of 4 x 256 px: ours        ", timed(step, steps))
     same_size = replace(segmenter.inference, enlarge_below_px=0)
     trained = load_segmenter(weights or SHIPPED_SEGMENTER, device="cpu")
+    as_trained = trained.inference
     boxes = targets[0]["boxes"]
     for name, inference in (("as it is", same_size), ("enlarged", segmenter.inference)):
         segmenter.inference = inference
@@ -154,7 +155,7 @@ def compare(steps: int, weights: str | None) -> None:
 
         print(f"prediction at {side} px: torchvision", timed(look, steps))
     crowded = discs(512, 400, 9).image
-    trained.inference = load_segmenter(weights or SHIPPED_SEGMENTER, device="cpu").inference
+    trained.inference = as_trained
     masks = predict_tiles(trained, crowded, none := TestTimeAugmentation("none"), min_score=trained.inference.score)
     print("prediction of 512 px, 400 discs: ours, trained", timed(lambda: segment(trained, crowded, none), steps))
     work = timed(lambda: decode(masks, trained.inference), steps)

@@ -66,11 +66,8 @@ def segment(
         ImageError: Another shape, or pixels that are not finite or not in [0, 1].
         OptionError: A diameter that is not positive, or an unknown mode.
     """
-    mode = (
-        tta
-        if isinstance(tta, TestTimeAugmentation)
-        else TestTimeAugmentation(segmenter.inference.tta if tta is None else tta)
-    )
+    views = segmenter.inference.tta if tta is None else tta
+    mode = TestTimeAugmentation(views) if isinstance(views, str) else views
     pixels = image if isinstance(image, Tensor) else sample_of_array(image).image
     if diameter_px is not None and not diameter_px > 0:
         msg = f"the diameter of a nucleus must be positive, got {diameter_px}"

@@ -185,7 +185,6 @@ def predict_into(
                         own_rows = _object_rows(sample, decoded)
                         _write_one(folder, sample, decoded, pictures=pictures)
                 except (ImageError, MemoryShortageError) as error:
-                    label_file(folder, record.id).unlink(missing_ok=True)  # of one whose picture could not be drawn
                     outcome.refused.append(str(error))
                 else:
                     rows.extend(own_rows)
@@ -308,12 +307,13 @@ def _segmented(
 
 
 def _write_one(folder: Path, sample: Sample, decoded: Decoded, *, pictures: bool) -> None:
-    name = file_name(sample.id)
+    name, drawn = file_name(sample.id), {}
+    if pictures:  # before anything is written: memory may not suffice for them
+        drawn[folder / PREDICTIONS / f"{name}_preview.png"] = colour_labels(decoded.labels)
+        drawn[folder / "samples" / f"{name}_overlay.png"] = draw_overlay(sample.image, sample.labels, decoded.labels)
     write_labels(label_file(folder, sample.id), decoded.labels, are_nuclei=True)
-    if not pictures:
-        return
-    write_png(folder / PREDICTIONS / f"{name}_preview.png", colour_labels(decoded.labels))
-    write_png(folder / "samples" / f"{name}_overlay.png", draw_overlay(sample.image, sample.labels, decoded.labels))
+    for path, picture in drawn.items():
+        write_png(path, picture)
 
 
 def _write_manifest(folder: Path, dataset: Dataset, found: Container[str]) -> None:

@@ -57,14 +57,7 @@ from nucstyle.workflows.segmenter_quality import SegmenterQuality
 from nucstyle.workflows.selection import Selection
 from nucstyle.workflows.trunk import TrunkSource, settle_trunk
 
-_SHOWN_BY = (
-    "clahe",
-    "scaling",
-    "side_px",
-    "enlarge_below_px",
-    "enlarge_factor",
-    "diameter_px",
-)
+_SHOWN_BY = ("clahe", "scaling", "side_px", "enlarge_below_px", "enlarge_factor", "diameter_px")
 """Settings of `InferenceConfig` that say how images are shown to the detector."""
 _CONTRAST = ("clahe_clip_limit", "clahe_tiles", "clahe_darker_than")
 """More of them, where contrast is enhanced."""
