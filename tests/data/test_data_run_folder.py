@@ -196,6 +196,7 @@ def test_going_on_in_another_config_is_refused_with_the_key_and_both_values(old,
     [
         ({"style": {"p": 0.5}}, "style.sources", [], ["dapi"], "was [] and is now ['dapi']"),
         ({"inference": {"rescale_beyond": 2.5}}, "inference.shrink_beyond", 0.0, 1.6, "was 0.0 and is now 1.6"),
+        ({"training": {"steps": 600}}, "training.rate_factor", 1.0, 10.0, "was 1.0 and is now 10.0"),
         ({"inference": {"clahe": True}}, "inference.clahe_clip_limit", 0.01, 0.02, "was 0.01 and is now 0.02"),
         ({"inference": {"clahe": True}}, "inference.clahe_tiles", 8, 4, "was 8 and is now 4"),
         ({"inference": {"clahe": True}}, "inference.clahe_darker_than", 0.25, 0.5, "was 0.25 and is now 0.5"),

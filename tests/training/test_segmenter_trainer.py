@@ -286,6 +286,16 @@ def test_stages_follow_each_other_by_their_shares(segmenter_recipe_of):
 def test_a_rate_that_has_no_effect_is_refused(segmenter_recipe_of):
     with pytest.raises(ConfigError, match="has no effect in a recipe of stages"):
         staged(segmenter_recipe_of, {}, learning_rate=1e-4)
+    with pytest.raises(ConfigError, match="has no effect in a recipe without stages"):
+        segmenter_recipe_of(rate_factor=10)
+
+
+def test_a_factor_multiplies_the_rate_of_every_stage(segmenter_recipe_of, segmenter_trainer_of):
+    recipe = staged(segmenter_recipe_of, {"learning_rate": 1e-3}, {"learning_rate": 2e-5}, steps=2, rate_factor=10)
+    trainer = segmenter_trainer_of(recipe)
+    for step, rate in ((1, 1e-2), (2, 2e-4)):
+        trainer.step(step)
+        assert trainer._optimizer.param_groups[0]["lr"] == pytest.approx(rate)
 
 
 def test_each_stage_has_its_rate_and_its_augmentations(segmenter_recipe_of, segmenter_trainer_of, sample_of):

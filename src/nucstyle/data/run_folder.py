@@ -32,6 +32,7 @@ _TOLD = 3
 """So many differences of two configs are told."""
 _NEWER: Mapping[str, Any] = {
     "recipe.style.sources": [],
+    "recipe.training.rate_factor": 1.0,
     "recipe.inference.shrink_beyond": 0.0,
     "recipe.inference.clahe_clip_limit": 0.01,
     "recipe.inference.clahe_tiles": 8,

@@ -68,6 +68,8 @@ class SegmenterTrainingConfig(LoopConfig):
     """Peak rate; it rises for a tenth of the steps and falls along a cosine. Stages have their own."""
     stages: tuple[Stage, ...] = ()
     """In order, each with its rate and augmentations; none = the recipe's crop throughout."""
+    rate_factor: Annotated[float, Gt(0)] = 1.0
+    """Times the rate of every stage: for fewer steps than published, or a network without COCO's weights."""
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     gradient_clip: Annotated[float, Gt(0)] = 5.0
     """Greatest norm of the gradient."""
@@ -85,7 +87,13 @@ class SegmenterTrainingConfig(LoopConfig):
     def __post_init__(self) -> None:
         self.check_measures(self.measure_every)
         if self.stages and self.learning_rate != _PEAK_RATE:
-            msg = f"learning_rate {self.learning_rate} has no effect in a recipe of stages, each has its own; change stages"
+            msg = (
+                f"learning_rate {self.learning_rate} has no effect in a recipe of stages, each has its own; "
+                "rate_factor multiplies them all"
+            )
+            raise ConfigError(msg)
+        if not self.stages and self.rate_factor != 1:
+            msg = f"rate_factor {self.rate_factor} has no effect in a recipe without stages; change learning_rate"
             raise ConfigError(msg)
 
 
@@ -278,7 +286,7 @@ class SegmenterTrainer:
     def _rate(self, step: int) -> float:
         config = self._recipe.training
         if config.stages:
-            return config.stages[self._recipe.stage_number(step)].learning_rate
+            return config.stages[self._recipe.stage_number(step)].learning_rate * config.rate_factor
         return one_cycle(step, config.steps, peak=config.learning_rate)
 
     def averaged(self) -> Segmenter:

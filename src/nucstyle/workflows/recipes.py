@@ -32,8 +32,8 @@ def segmenter_recipe(name: str, overrides: Sequence[str] = ()) -> SegmenterRecip
     useless = {"learning_rate"} & given.get("training", {}).keys() or given.get("crop", {}).keys()
     if useless:
         msg = (
-            f"--set {min(useless)}: has no effect in the recipe {recipe.name}, whose stages have their own; leave it out, or "
-            "change the stages in a recipe file of your own"
+            f"--set {min(useless)}: has no effect in the recipe {recipe.name}, whose stages have their own; multiply their "
+            "rates by --set rate_factor, or change the stages in a recipe file of your own"
         )
         raise ConfigError(msg)
     return recipe
