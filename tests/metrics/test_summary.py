@@ -8,9 +8,11 @@ from nucstyle.core.errors import OptionError
 from nucstyle.metrics.dsb import dsb_score
 from nucstyle.metrics.summary import summarise
 
-FIELDS = {"dsb_score", "dsb_ap", "n_images", "minority", "modalities", "images"}
-FIELDS |= {"f1", "precision", "recall", "pq", "sq", "rq", "aji", "recall70_by_size", "splits", "merges"}
-"""What the score of a data set holds in result.json."""
+MEASURES = {"dsb_score", "dsb_ap", "n_images", "f1", "precision", "recall", "pq", "sq", "rq", "aji"}
+MEASURES |= {"recall70_by_size", "splits", "merges"}
+"""What the score of a group of images holds in result.json."""
+FIELDS = MEASURES | {"minority", "modalities", "images"}
+"""What that of a data set holds."""
 WHOLE = np.ones((1, 10), dtype=int)
 PART = (np.arange(10) < 8).astype(int)[None]
 HALVES = np.array([[1] * 5 + [2] * 5])
@@ -46,13 +48,15 @@ def test_recall_by_size_is_pooled_over_nuclei():
     assert summary["recall70_by_size"]["large"] == {"recall": None, "n": 0}
 
 
-def test_groups_hold_their_images_and_unknown_modalities_count_in_the_whole_only():
+def test_groups_hold_every_measure_of_their_images_and_unknown_modalities_count_in_the_whole_only():
     summary = summarise(SCORES, MODALITIES, "dark")
-    assert summary["modalities"] == {
-        "dark": {"dsb_score": 0.5, "n_images": 2},
-        "purple": {"dsb_score": 0.6, "n_images": 1},
-    }
-    assert summary["minority"] == {"dsb_score": 0.6, "n_images": 1}
+    for group, images in {"dark": "ab", "purple": "c"}.items():
+        alone = summarise({image: SCORES[image] for image in images}, dict.fromkeys(images), None)
+        assert summary["modalities"][group] == {name: alone[name] for name in MEASURES}
+    assert list(summary["modalities"]) == ["dark", "purple"]
+    assert summary["minority"] == summary["modalities"]["purple"]
+    assert (summary["modalities"]["dark"]["dsb_score"], summary["modalities"]["dark"]["splits"]) == (0.5, 1)
+    assert (summary["modalities"]["purple"]["dsb_score"], summary["modalities"]["purple"]["merges"]) == (0.6, 0)
 
 
 @pytest.mark.parametrize(("largest", "images"), [("dark", ["c"]), ("purple", ["a", "b"]), ("brown", ["a", "b", "c"])])
@@ -64,11 +68,13 @@ def test_the_minority_is_every_modality_but_the_largest(largest, images):
 
 @pytest.mark.parametrize("modalities", [dict.fromkeys(SCORES, "dark"), dict.fromkeys(SCORES)])
 def test_without_other_modalities_the_minority_is_empty(modalities):
-    assert summarise(SCORES, modalities, "dark")["minority"] == {"dsb_score": None, "n_images": 0}
+    minority = summarise(SCORES, modalities, "dark")["minority"]
+    assert (minority["dsb_score"], minority["n_images"], minority["f1"]) == (None, 0, None)
 
 
 def test_without_a_largest_modality_the_minority_is_empty():
-    assert summarise(SCORES, MODALITIES, None)["minority"] == {"dsb_score": None, "n_images": 0}
+    minority = summarise(SCORES, MODALITIES, None)["minority"]
+    assert (minority["dsb_score"], minority["n_images"], minority["f1"]) == (None, 0, None)
 
 
 def test_the_order_of_the_images_does_not_change_a_byte():

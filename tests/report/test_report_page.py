@@ -17,6 +17,7 @@ from nucstyle.report.figures import candidates, curves, modalities
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
 from nucstyle.report.tables import measure_table, score_table
+from nucstyle.report.tables import number as shown
 
 
 def square(top):
@@ -94,6 +95,19 @@ def test_every_measure_has_a_row_and_every_arm_a_column(evaluation):
     both = {"arms": {"none": {"seeds": {"0": {"fast": result}}}, "style": {"seeds": {"0": {"fast": result}}}}}
     assert [len(row) for row in measure_table(both)] == [3] * len(measure_table(both))
     assert [row[0] for row in score_table(both)[1:]] == ["none, 0, fast", "style, 0, fast"]
+
+
+def test_every_measure_of_one_set_of_predictions_has_a_column_for_every_modality(evaluation):
+    result = json.loads((evaluation / "result.json").read_text())
+    table = measure_table(result)
+    groups = [result["minority"], *result["modalities"].values()]
+    assert table[0] == ["measure", "all", "minority", *result["modalities"]]
+    assert len(table[0]) > 3
+    rows = {row[0]: row[1:] for row in table[1:]}
+    assert rows["panoptic quality"] == [shown(one["pq"]) for one in (result, *groups)]
+    for group in groups:
+        del group["f1"]
+    assert measure_table(result)[0] == ["measure", "all"]  # as results were
 
 
 def test_an_overlay_shows_truth_and_prediction_apart_on_black_and_on_white():

@@ -4,14 +4,18 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
 from nucstyle.core.config import build
 from nucstyle.core.errors import ConfigError, WeightsError
+from nucstyle.core.labels import boxes as boxes_of
 from nucstyle.core.precision import autocast
 from nucstyle.core.rng import generator
 from nucstyle.core.sample import Sample
 from nucstyle.data.weights import load_state
+from nucstyle.segmentation.decode import paste
+from nucstyle.segmentation.dense import cut_masks
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
 from nucstyle.segmentation.targets import to_detection_target
 
@@ -22,6 +26,23 @@ def image_of(height, width, seed=0):
 
 def load(module, tensors):
     load_state(module, tensors, where="test")
+
+
+class Taught(nn.Module):
+    """Pools what a perfect mask head has been taught to say of a box: the target of training."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.labels = labels
+
+    def forward(self, maps, boxes, sizes):
+        numbers = torch.arange(1, len(boxes[0]) + 1, dtype=torch.int32)
+        return cut_masks(self.labels, numbers, boxes[0], 28)
+
+
+class AsLogits(nn.Module):
+    def forward(self, masks):
+        return torch.stack([masks, masks], dim=1).logit(eps=1e-6)
 
 
 def target_of(side):
@@ -265,3 +286,20 @@ def test_a_state_of_another_shape_is_refused(segmenter_of):
 def test_a_config_that_cannot_be_meant_is_refused_by_its_key(kind, table, key):
     with pytest.raises(ConfigError, match=key):
         build(kind, table, where="recipe x")
+
+
+@pytest.mark.parametrize("radius", [4, 8, 16])
+def test_masks_lie_where_the_nuclei_of_training_lie(segmenter, radius):
+    side = torch.arange(160) + 0.5
+    labels = torch.zeros(160, 160, dtype=torch.int32)
+    for number, (y, x) in enumerate([(40.2, 40.7), (40.5, 110.0), (110.9, 75.4)], start=1):
+        labels[(side[:, None] - y) ** 2 + (side - x) ** 2 < radius**2] = number
+    heads, where = segmenter.network.roi_heads, boxes_of(labels)
+    heads.mask_roi_pool, heads.mask_head, heads.mask_predictor = Taught(labels), nn.Identity(), AsLogits()
+    masks = segmenter.detect_masks(segmenter.see(torch.zeros(3, 160, 160)), where)
+    for number, (mask, box) in enumerate(zip(masks, where, strict=True), start=1):
+        rows, columns, sure = paste(mask, box, (160, 160))
+        found, wanted = torch.zeros(160, 160, dtype=torch.bool), labels == number
+        found[rows, columns] = sure >= 0.5
+        assert (found & wanted).sum() > 0.97 * (found | wanted).sum()
+        assert (found.nonzero().double().mean(dim=0) - wanted.nonzero().double().mean(dim=0)).abs().max() < 0.1

@@ -34,6 +34,7 @@ _NEWER: Mapping[str, Any] = {
     "recipe.style.sources": [],
     "recipe.training.rate_factor": 1.0,
     "recipe.inference.shrink_beyond": 0.0,
+    "recipe.inference.mask_offset_px": 0.0,
     "recipe.inference.clahe_clip_limit": 0.01,
     "recipe.inference.clahe_tiles": 8,
     "recipe.inference.clahe_darker_than": 0.25,

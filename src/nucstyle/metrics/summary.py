@@ -21,7 +21,8 @@ def summarise(
     `dsb_score`, each entry of `dsb_ap`, `f1`, `precision`, `recall`, `pq`, `sq`, `rq` and `aji` are means over images:
     an image with three nuclei weighs as much as one with three hundred. `splits` and `merges` are sums over images.
     `recall70_by_size` is pooled over nuclei: `{"recall", "n"}` by group of area, n the number of true nuclei.
-    `minority` is every modality but the largest. An image of unknown modality counts in the whole only.
+    `minority` is every modality but the largest; it and each of `modalities` have all these measures, too. An image of
+    unknown modality counts in the whole only.
 
     Args:
         scores: By image id.
@@ -42,23 +43,28 @@ def summarise(
     known = {image: name for image in sorted(scores) if (name := modalities[image]) is not None}
     minority = [image for image, name in known.items() if largest is not None and name != largest]
     return {
-        **_group(scores, scores),
-        "dsb_ap": {f"{t:.2f}": _mean([s.dsb_ap[f"{t:.2f}"] for s in scores.values()]) for t in THRESHOLDS},
-        "minority": _group(scores, minority),
+        **_measures(scores, scores),
+        "minority": _measures(scores, minority),
         "modalities": {
-            name: _group(scores, [image for image in known if known[image] == name])
+            name: _measures(scores, [image for image in known if known[image] == name])
             for name in sorted(set(known.values()))
         },
         "images": {image: scores[image].dsb_score for image in sorted(scores)},
-        **{name: _mean([getattr(score, name) for score in scores.values()]) for name in _MEANS},
-        "recall70_by_size": {name: _pooled_recall(scores, name) for name in SIZE_GROUPS_PX},
-        "splits": sum(score.splits for score in scores.values()),
-        "merges": sum(score.merges for score in scores.values()),
     }
 
 
-def _group(scores: Mapping[str, ImageScore], images: Collection[str]) -> dict[str, Any]:
-    return {"dsb_score": _mean([scores[image].dsb_score for image in images]), "n_images": len(images)}
+def _measures(scores: Mapping[str, ImageScore], images: Collection[str]) -> dict[str, Any]:
+    """Every measure of a group of images."""
+    found = [scores[image] for image in images]
+    return {
+        "dsb_score": _mean([score.dsb_score for score in found]),
+        "n_images": len(found),
+        "dsb_ap": {f"{t:.2f}": _mean([score.dsb_ap[f"{t:.2f}"] for score in found]) for t in THRESHOLDS},
+        **{name: _mean([getattr(score, name) for score in found]) for name in _MEANS},
+        "recall70_by_size": {name: _pooled_recall(found, name) for name in SIZE_GROUPS_PX},
+        "splits": sum(score.splits for score in found),
+        "merges": sum(score.merges for score in found),
+    }
 
 
 def _mean(values: Collection[float]) -> float | None:
@@ -66,7 +72,7 @@ def _mean(values: Collection[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _pooled_recall(scores: Mapping[str, ImageScore], group: str) -> dict[str, Any]:
-    found = sum(score.recall70_by_size[group].found for score in scores.values())
-    n = sum(score.recall70_by_size[group].n for score in scores.values())
+def _pooled_recall(scores: Collection[ImageScore], group: str) -> dict[str, Any]:
+    found = sum(score.recall70_by_size[group].found for score in scores)
+    n = sum(score.recall70_by_size[group].n for score in scores)
     return {"recall": found / n if n else None, "n": n}

@@ -47,17 +47,27 @@ def score_table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def measure_table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Everything else that was measured over all images: a row a measure, a column an arm."""
-    rows = arms_of(result)
-    header = ["measure", *(f"{arm}, {seed}, {tta}" if arm else "value" for arm, seed, tta, _ in rows)]
-    table = [header]
+    """Everything that was measured: a row a measure, a column an arm; of one set of predictions a column a group of images.
+
+    Groups of which a result from before 2026-11-29 holds the DSB score alone are left out.
+    """
+    if "arms" in result:
+        columns = [(f"{arm}, {seed}, {tta}", scores) for arm, seed, tta, scores in arms_of(result)]
+    else:
+        groups = {"minority": result["minority"], **result["modalities"]}
+        columns = [("all", result), *((name, one) for name, one in groups.items() if "f1" in one)]
+    table = [["measure", *(title for title, _ in columns)]]
     for title, path in _MEASURES:
-        table.append([title, *(number(_look_up(scores, path)) for *_, scores in rows)])
-    sizes = rows[0][3].get("recall70_by_size", {})
-    for group, found in sizes.items():
-        cells = [number(scores["recall70_by_size"][group]["recall"]) for *_, scores in rows]
+        table.append([title, *(number(_look_up(scores, path)) for _, scores in columns)])
+    for group, found in columns[0][1].get("recall70_by_size", {}).items():
+        cells = [_recall(scores["recall70_by_size"][group], found["n"]) for _, scores in columns]
         table.append([f"recall at IoU 0.7, {group} nuclei (n = {found['n']})", *cells])
     return table
+
+
+def _recall(found: Mapping[str, Any], total: int) -> str:
+    """With the number of nuclei where it is not that of the whole row."""
+    return number(found["recall"]) + (f" ({found['n']})" if 0 < found["n"] != total else "")
 
 
 _MEASURES = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -130,6 +130,9 @@ class InferenceConfig:
     little; 0 = the same limit."""
     retry_shrink: Annotated[float, Ge(1)] = 1.0
     """Where nothing is found, a second look is taken with nuclei so many times smaller; 1 = none is."""
+    mask_offset_px: Annotated[float, Ge(0), Lt(1)] = 0.5
+    """torchvision's training teaches masks so far up and left of where they belong, since it has the centres of pixels at whole
+    numbers and boxes half a pixel off; so masks are asked for as much further up and left. 0 = they lie where they are taught."""
     tile_px: Annotated[int, Ge(64)] = 1024
     """Larger fields are looked at in tiles of at most this side, after enlargement, so that memory stays bounded."""
     overlap_px: Annotated[int, Ge(0)] = 128
@@ -370,7 +373,7 @@ class Segmenter:
     def detect_masks(self, seen: Features, boxes: Tensor) -> Tensor:
         """Mask probabilities (N, S, S) of given boxes (N, 4), each stretched over its box."""
         heads = self.network.roi_heads
-        pooled = heads.mask_roi_pool(seen.maps, [boxes], [seen.size])
+        pooled = heads.mask_roi_pool(seen.maps, [boxes - self.inference.mask_offset_px], [seen.size])
         logits: Tensor = heads.mask_predictor(heads.mask_head(pooled))
         return logits[:, NUCLEUS].sigmoid()
 
