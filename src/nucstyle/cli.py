@@ -824,7 +824,9 @@ def _say_if_new(resume: bool, out: Path, progress: ConsoleProgress) -> None:
         progress.say(f"--resume: no run in {out} yet; a new one begins")
 
 
-_NO_MEMORY = "nucstyle: not enough memory; use fewer or smaller images, or a smaller batch_size or size_px"
+_NO_MEMORY = (
+    "nucstyle: not enough memory; use fewer or smaller images, or a smaller batch_size, or crops of fewer pixels"
+)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from nucstyle.segmentation.decode import paste
 from nucstyle.segmentation.dense import cut_masks
 from nucstyle.segmentation.detector import InferenceConfig, Segmenter, SegmenterConfig
 from nucstyle.segmentation.targets import to_detection_target
+from nucstyle.segmentation.tiling import segment
 
 
 def image_of(height, width, seed=0):
@@ -303,3 +304,11 @@ def test_masks_lie_where_the_nuclei_of_training_lie(segmenter, radius):
         found[rows, columns] = sure >= 0.5
         assert (found & wanted).sum() > 0.97 * (found | wanted).sum()
         assert (found.nonzero().double().mean(dim=0) - wanted.nonzero().double().mean(dim=0)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_other_floats_are_looked_at_as_float32(segmenter, dtype):
+    image = image_of(64, 80).to(dtype)
+    found = segment(segmenter, image, "none")
+    assert torch.equal(found.labels, segment(segmenter, image.float(), "none").labels)
+    assert found.labels.shape == (64, 80)

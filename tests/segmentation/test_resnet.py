@@ -17,7 +17,7 @@ from nucstyle.segmentation.resnet import (
     PARTS,
     ResNetTrunk,
     fitting_parts,
-    imagenet_file,
+    imagenet_files,
     load_parts,
     read_trunk_file,
 )
@@ -175,7 +175,9 @@ def test_damaged_and_dangerous_files_are_refused_by_name(tmp_path, capsys):
 
 def test_what_torchvision_downloaded_before_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(resnet.torch.hub, "get_dir", lambda: str(tmp_path))
-    assert imagenet_file() is None
+    assert not imagenet_files()
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "resnet101-0123.pth").touch()
-    assert imagenet_file() == tmp_path / "checkpoints" / "resnet101-0123.pth"
+    names = ["resnet101-0123.pth", "resnet101-4567.pth"]
+    for name in (*names, "resnet50-0123.pth"):
+        (tmp_path / "checkpoints" / name).touch()
+    assert [path.name for path in imagenet_files()] == names

@@ -1,5 +1,6 @@
 """What `predict` says where an image may hold more nuclei than the segmenter may find."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -20,11 +21,14 @@ def test_images_in_which_more_may_be_are_told_and_listed(run_verb, write_pairs, 
         return segmenter
 
     monkeypatch.setattr(workflow, "load_segmenter", limited)
+    (images / "stack.czi").write_bytes(b"")
     result = run_verb("predict", images, "--out", "run", "--tta", "none")
     assert result.exit_code == 0, result.output
-    (line,) = (line for line in result.output.splitlines() if "warning" in line)
+    left, line = (line for line in result.output.splitlines() if "warning" in line)
+    assert "stack.czi: left out" in left
     assert "field-0: a limit of the segmenter was met in a tile (3 nuclei, 2000 places to look at)" in line
     assert "with a smaller --tile" in line
     assert read_json(tmp_path / "run" / "result.json")["capped"] == ["field-0"]
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["precision"] in ("bf16", "fp32")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "There may be more nuclei than the segmenter may find in a tile: field-0." in page

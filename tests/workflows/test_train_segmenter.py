@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import skimage.io
+import tifffile
 import torch
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -395,8 +397,9 @@ def test_weights_that_were_shown_images_otherwise_are_said(run_verb, manifest):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("recipe", ["deep-retina", "mirzaev"])
 def test_the_published_recipes_start_step_go_on_and_predict_on_a_cpu(run_verb, manifest, tmp_path, recipe, monkeypatch):
-    monkeypatch.setattr("nucstyle.workflows.trunk.imagenet_file", lambda: None)
+    monkeypatch.setattr("nucstyle.workflows.trunk.imagenet_files", list)
     verb = ("train-segmenter", manifest, "--out", "run", "--recipe", recipe, "--set", "checkpoint_every=1")
+    verb += ("--set", "inference.score=0", "--set", "box_score=0", "--set", "max_nuclei=20")
     short = (*verb, "--set", "steps=2", "--set", "batch_size=1", "--set", "precision=fp32")
     result = run_verb(*short)
     assert result.exit_code == 0, result.output
@@ -408,10 +411,13 @@ def test_the_published_recipes_start_step_go_on_and_predict_on_a_cpu(run_verb, m
     result = run_verb(*short, "--resume")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == whole
-    result = run_verb(
-        "predict", manifest.parent / "images" / "field-0.png", "--out", "found", "--weights", "run", "--tta", "none"
-    )
+    image = manifest.parent / "images" / "field-0.png"
+    result = run_verb("predict", image, "--out", "found", "--weights", "run")
     assert result.exit_code == 0, result.output
+    assert f"predict ({recipe})" in result.output
+    labels = tifffile.imread(tmp_path / "found" / "predictions" / "field-0_labels.tif")
+    assert labels.shape == skimage.io.imread(image).shape[:2]
+    assert labels.max() > 0
 
 
 @pytest.mark.slow
@@ -451,7 +457,9 @@ def test_a_published_recipe_begins_with_all_of_a_detector_that_does_not_depend_o
     result = run_verb(*verb, *short)
     assert result.exit_code == 0, result.output
     assert "are taken: ResNet-101, backbone.fpn, rpn.head" in result.output
-    assert read_config(tmp_path / "run")["trunk_parts"] == list(PARTS)
+    config, told = read_config(tmp_path / "run"), load_weights(tmp_path / "run" / "weights.safetensors").metadata
+    assert config["trunk_parts"] == told["trunk_parts"] == list(PARTS)
+    assert config["trunk_sha256"] == told["trunk_sha256"]
     made = tensors(tmp_path / "run")
     for name in ("rpn.head.conv.0.0.weight", "roi_heads.box_head.fc6.weight", "roi_heads.mask_head.3.0.weight"):
         moved = made[name.replace("head.", "head.part.")].float() - given[name]

@@ -18,7 +18,7 @@ RECIPE = segmenter_recipe("mirzaev")
 @pytest.fixture
 def said(monkeypatch):
     """A machine without weights, and what the person is told."""
-    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: None)
+    monkeypatch.setattr(trunk_room, "imagenet_files", list)
     lines = []
     return SimpleNamespace(lines=lines, say=lines.append)
 
@@ -52,9 +52,9 @@ def weights(tmp_path):
 def test_a_file_is_taken_with_a_frozen_norm_given_or_found(said, weights, monkeypatch):
     path, sha256 = weights
     assert settle(said, trunk=path) == ("frozen", TrunkSource(path, sha256))
-    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: path)
+    monkeypatch.setattr(trunk_room, "imagenet_files", lambda: [path])
     assert settle(said) == ("frozen", TrunkSource(path, sha256))
-    assert not said.lines
+    assert said.lines == [f"the ResNet-101 starts with the weights that torchvision has downloaded: {path}"]
 
 
 def test_without_weights_the_trunk_starts_at_random_with_a_norm_that_learns_and_that_is_said(said):
@@ -72,7 +72,7 @@ def test_a_file_that_is_not_there_or_has_no_use_is_refused(said, tmp_path, weigh
 
 
 def test_a_trunk_from_scratch_can_be_asked_for_but_not_together_with_a_file(said, weights, monkeypatch):
-    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: weights[0])
+    monkeypatch.setattr(trunk_room, "imagenet_files", lambda: [weights[0]])
     scratch = segmenter_recipe("mirzaev", ["resnet_norm=group"])
     assert settle(said, recipe=scratch) == ("group", TrunkSource())
     with pytest.raises(OptionError, match="is for a trunk that starts at random"):
@@ -81,7 +81,7 @@ def test_a_trunk_from_scratch_can_be_asked_for_but_not_together_with_a_file(said
 
 @pytest.mark.parametrize("norm", ["frozen", "group"])
 def test_weights_to_go_on_from_bring_their_norm_whatever_the_machine_holds(said, norm, weights, monkeypatch):
-    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: weights[0])
+    monkeypatch.setattr(trunk_room, "imagenet_files", lambda: [weights[0]])
     start = SimpleNamespace(metadata={"segmenter": {"resnet_norm": norm}})
     assert settle(said, start=start) == (norm, TrunkSource())
 
@@ -95,11 +95,14 @@ def test_a_run_goes_on_as_it_was_begun_whatever_the_machine_holds_now(said, tmp_
     with pytest.raises(WeightsError, match=r"not on this machine; give --trunk FILE"):
         settle(said, run=fresh)
     assert settle(said, run=fresh, trunk=path) == ("frozen", TrunkSource(path, sha256))
-    monkeypatch.setattr(trunk_room, "imagenet_file", lambda: path)
+    newer = tmp_path / "resnet101-0001.pth"
+    newer.write_bytes(b"another")
+    monkeypatch.setattr(trunk_room, "imagenet_files", lambda: [newer, path])
     assert settle(said, run=fresh) == ("frozen", TrunkSource(path, sha256))
     assert settle(said, run=scratch) == ("group", TrunkSource())
-    assert settle(said, run=tmp_path / "new") == ("frozen", TrunkSource(path, sha256))
     assert not said.lines
+    monkeypatch.setattr(trunk_room, "imagenet_files", lambda: [path])
+    assert settle(said, run=tmp_path / "new") == ("frozen", TrunkSource(path, sha256))
 
 
 @pytest.fixture

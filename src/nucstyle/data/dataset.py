@@ -27,6 +27,7 @@ from nucstyle.data.layouts import MANIFEST, NAMED, READABLE, check_readable, fol
 from nucstyle.data.manifest import Misfit, Record, check_unique, listed, survey_manifest
 from nucstyle.data.pixel_cache import NO_PIXELS, CacheUse, PixelCache, pixel_cache
 from nucstyle.data.splits import with_known_split
+from nucstyle.data.unread import NOT_READ, in_short, unread_pictures
 
 _LOOKED_AT = 16
 """So many images tell whether a data set was read before."""
@@ -279,6 +280,8 @@ def open_dataset(
             f"{path}: no images in it; expected images/ with labels/ or masks/, ID/images with ID/masks, image files, or "
             f"one of {', '.join(READABLE)}"
         )
+        if left := list(unread_pictures([path, path / "images"])):
+            msg = f"{path}: no images in it but {in_short(left)}; {NOT_READ}"
         raise DatasetError(msg)
     check_unique(records, str(path))
     missing = [file for file in Dataset(records).files if not os.path.lexists(file)]

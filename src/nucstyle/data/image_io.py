@@ -61,7 +61,7 @@ _UNREAD_PICTURES = (
         ".exr",
         ".hdr",
     ),
-    *(".dcm", ".czi", ".nd2", ".lif", ".lsm", ".vsi", ".svs", ".ndpi", ".scn", ".mrxs"),
+    *(".dcm", ".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".ims", ".vsi", ".svs", ".ndpi", ".scn", ".mrxs"),
 )
 """Names of pictures of kinds that are not read."""
 _NO_IMAGES = ("_seg.npy",)

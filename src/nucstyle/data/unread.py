@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from nucstyle.core.protocols import Progress
 from nucstyle.data.findings import Finding
 from nucstyle.data.formats.pairs import LABEL_FOLDERS
 from nucstyle.data.image_io import is_image_name, is_unread_picture
@@ -16,6 +17,8 @@ _MEANT = ("label", "labels", "mask", "masks", "annotation", "annotations")
 """Names of folders, in small letters, that look as if they held labels."""
 _ENDINGS = ("_label", "_labels", "_mask", "_masks")
 """Of names of images, in small letters, that look like labels of another."""
+NOT_READ = "files of that kind are not read, export them to TIFF, say with Fiji"
+"""What is said of `unread_pictures`."""
 _HARMLESS_SUFFIXES = (".txt", ".md", ".csv", ".json")
 _HARMLESS_NAMES = ("thumbs.db", "desktop.ini")
 
@@ -41,7 +44,40 @@ def unread(data: Path, layout: str, records: Sequence[Record], told: Collection[
         root = folder.parent if folder.name == _IMAGES and folder != data else folder
         if root != folder:
             yield from _files(root, known)
+        else:
+            yield from (
+                Finding(kind="unread-file", says="nothing reads it", files=(file,))
+                for file in unread_pictures([folder])
+            )
         yield from _folders(root, used, () if root == folder else LABEL_FOLDERS)
+
+
+def unread_pictures(folders: Iterable[Path]) -> Iterator[Path]:
+    """Pictures of kinds that are not read, microscopes' own among them, that lie in these folders, by name."""
+    for folder in dict.fromkeys(folders):
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if is_unread_picture(file.name) and file.is_file():
+                yield file
+
+
+def warn_of_unread_pictures(data: Path, records: Sequence[Record], progress: Progress) -> None:
+    """Say which pictures beside the images of a folder are left out since they are of a kind that is not read.
+
+    Args:
+        data: The data set; one that is no folder, or has a manifest, says itself what counts.
+        records: What is read of it.
+        progress: Told.
+    """
+    if not data.is_dir() or (data / "manifest.csv").is_file():
+        return
+    left = list(unread_pictures(record.image.parent for record in records if data in record.image.parents))
+    if left:
+        progress.say(f"warning: {in_short(left)}: left out; {NOT_READ}")
+
+
+def in_short(files: Sequence[Path]) -> str:
+    """The first by its path, the others by their number."""
+    return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
 def _named_as_labels(records: Sequence[Record]) -> Iterator[Finding]:

@@ -151,7 +151,7 @@ def read_trunk_file(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def imagenet_file() -> Path | None:
-    """The file of ImageNet weights that torchvision has downloaded on this machine before, if there is one."""
+def imagenet_files() -> list[Path]:
+    """The files of ImageNet weights that torchvision has downloaded on this machine before, by name."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return next(iter(sorted(folder.glob("resnet101-*.pth"))), None)
+    return sorted(folder.glob("resnet101-*.pth"))

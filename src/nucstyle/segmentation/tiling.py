@@ -90,7 +90,7 @@ def _decoded(
     inference: InferenceConfig,
 ) -> Decoded:
     """The label map of an image, looked at again at another size if the recipe says so."""
-    _check(image)
+    image = _checked(image)
     if bool((image == image[:, :1, :1]).all()):
         # One colour is no picture; beside the padding it would look like a nucleus.
         return paint([], (int(image.shape[1]), int(image.shape[2])), inference)
@@ -154,7 +154,7 @@ def predict_tiles(
     Raises:
         ImageError: Another shape, or pixels that are not finite or not in [0, 1].
     """
-    _check(image)
+    image = _checked(image)
     size, inference = (int(image.shape[1]), int(image.shape[2])), segmenter.inference
     image, factor = inference.prepare(image), inference.magnification(size) if factor is None else factor
     side, margin = max(1, round(inference.tile_px / factor)), round(inference.overlap_px / factor)
@@ -198,7 +198,8 @@ def _end(stop: int, length: int, unit: int) -> int:
     return length - max(0, length - stop) // unit * unit
 
 
-def _check(image: Tensor) -> None:
+def _checked(image: Tensor) -> Tensor:
+    """As float32."""
     if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
         msg = f"an image must be (3, H, W) float in [0, 1], got {tuple(image.shape)} {image.dtype}"
         raise ImageError(msg)
@@ -209,3 +210,4 @@ def _check(image: Tensor) -> None:
     if low < 0 or high > 1:
         msg = f"the pixels of an image must lie in [0, 1], got {low:g} to {high:g}; scale them to it first"
         raise ImageError(msg)
+    return image.float()

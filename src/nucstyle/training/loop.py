@@ -179,7 +179,7 @@ def _give_up_if(too_many: bool, run: Path, step: int, what: str) -> None:
     if too_many:
         msg = (
             f"{run}: {what} not finite in many steps up to {step}; the last good checkpoint is kept. "
-            "Train anew with a lower learning_rate or precision=fp32"
+            "Train anew with a lower learning_rate (rate_factor in a recipe of stages) or precision=fp32"
         )
         raise TrainingError(msg)
 

@@ -28,6 +28,7 @@ from nucstyle.data.image_io import write_jpeg, write_png
 from nucstyle.data.ledger import refuse_restyled
 from nucstyle.data.manifest import LineWriter, Record, write_manifest
 from nucstyle.data.run_folder import FIGURES, RESULT, RunFolder, check_target, read_json, write_json
+from nucstyle.data.unread import warn_of_unread_pictures
 from nucstyle.modality.clustering import Candidate, choose_k, kmeans, kmeans_around, silhouettes, without_tiny
 from nucstyle.modality.features import FEATURES, Array, Features, ImageStatistics
 from nucstyle.modality.model import ModalityModel, Recognition
@@ -173,6 +174,7 @@ def discover(
     config = config or DiscoverConfig()
     refuse_restyled(Path(data), "finding modalities")
     dataset = open_dataset(data, format=format, reading=reading, cache=cache)
+    warn_of_unread_pictures(Path(data), dataset.records, progress)
     inputs = [Path(data), *dataset.files, *([anchors] if anchors else [])]
     check_target(out, resume=resume, overwrite=overwrite, inputs=inputs)
     _keep_edits(out)

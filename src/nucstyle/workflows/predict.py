@@ -16,8 +16,9 @@ from torch import Tensor
 
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core.errors import ImageError, InputError, MemoryShortageError, OptionError
+from nucstyle.core.installation import choose_device
 from nucstyle.core.memory import free_cached_memory, is_memory_shortage
-from nucstyle.core.precision import deterministic
+from nucstyle.core.precision import deterministic, resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
 from nucstyle.core.rng import derive_seed
 from nucstyle.core.sample import Sample
@@ -28,6 +29,7 @@ from nucstyle.data.image_io import write_labels, write_png
 from nucstyle.data.manifest import check_file_names, file_name, write_manifest
 from nucstyle.data.predictions import PREDICTIONS, PredictedImage, label_file, write_images
 from nucstyle.data.run_folder import RunFolder, check_target
+from nucstyle.data.unread import warn_of_unread_pictures
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
@@ -105,12 +107,15 @@ def predict(
         InputError: The options are at fault, or images could not be used, or there is too little memory for them, also in
             tiles of half the side: the others are done, then these are listed.
     """
-    segmenter = load_segmenter(weights, device=device)
+    place = choose_device(device)
+    precision = resolve_precision("auto", place)
+    segmenter = load_segmenter(weights, device=place, precision=precision)
     tta = segmenter.inference.tta if tta is None else tta
     merge = TestTimeAugmentation(tta)
     if tile_px is not None:
         segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
     dataset = open_dataset(images, format=format, reading=reading, cache=False)
+    warn_of_unread_pictures(Path(images), dataset.records, progress)
     check_file_names(dataset.records)
     weights_file = find_weights(weights, "segmenter")
     inputs = [Path(images), weights_file, *dataset.files]
@@ -130,7 +135,7 @@ def predict(
     if tile_px is not None:
         config["tile_px"] = tile_px
     with RunFolder.open(out, config, overwrite=overwrite, inputs=inputs) as run:
-        run.write_environment(device=str(segmenter.device), precision="as loaded")
+        run.write_environment(device=str(segmenter.device), precision=precision)
         outcome = predict_into(
             run.path,
             dataset,

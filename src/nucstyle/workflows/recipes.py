@@ -29,11 +29,13 @@ def segmenter_recipe(name: str, overrides: Sequence[str] = ()) -> SegmenterRecip
     """
     recipe = _load(SegmenterRecipe, "segmenter", name, overrides)
     given = with_overrides(SegmenterRecipe, {}, overrides) if recipe.training.stages else {}
-    useless = {"learning_rate"} & given.get("training", {}).keys() or given.get("crop", {}).keys()
+    rate = {"learning_rate"} & given.get("training", {}).keys()
+    useless = rate or given.get("crop", {}).keys()
     if useless:
+        easier = "--set rate_factor multiplies their rates" if rate else "leave it out"
         msg = (
-            f"--set {min(useless)}: has no effect in the recipe {recipe.name}, whose stages have their own; multiply their "
-            "rates by --set rate_factor, or change the stages in a recipe file of your own"
+            f"--set {min(useless)}: has no effect in the recipe {recipe.name}, whose stages have their own; {easier}, or "
+            "change the stages in a recipe file of your own"
         )
         raise ConfigError(msg)
     return recipe

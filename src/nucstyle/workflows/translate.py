@@ -23,6 +23,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import from_unit, read_image, write_pixels, write_png, written_as
 from nucstyle.data.manifest import Record, check_file_names, check_unique, file_name
 from nucstyle.data.run_folder import RunFolder, check_target
+from nucstyle.data.unread import warn_of_unread_pictures
 from nucstyle.data.weights import load_weights
 from nucstyle.modality.model import ModalityModel
 from nucstyle.report.page import write_report
@@ -104,6 +105,8 @@ def translate(
     """
     given = [images] if isinstance(images, str | Path) else list(images)
     dataset = _open(given, reading)
+    for one in given:
+        warn_of_unread_pictures(Path(one), dataset.records, progress)
     weights_file = find_weights(style, "style")
     inputs = [*(Path(one) for one in given), weights_file, *dataset.files, *([exemplar] if exemplar else [])]
     check_target(out, resume=False, overwrite=overwrite, inputs=inputs)

@@ -18,7 +18,7 @@ from nucstyle.core.protocols import Progress
 from nucstyle.data.run_folder import CONFIG, read_config
 from nucstyle.data.weights import Weights
 from nucstyle.segmentation.detector import Segmenter
-from nucstyle.segmentation.resnet import PARTS, fitting_parts, imagenet_file, read_trunk_file
+from nucstyle.segmentation.resnet import PARTS, fitting_parts, imagenet_files, read_trunk_file
 from nucstyle.training.checkpoint import has_checkpoint
 from nucstyle.training.segmenter_trainer import SegmenterRecipe
 
@@ -33,6 +33,11 @@ class TrunkSource:
     """Of that file, also where a run goes on that no longer needs it."""
     parts: tuple[str, ...] = ()
     """What else of it is taken, where it is a detector's: some of `resnet.PARTS`."""
+
+    def told(self) -> dict[str, Any]:
+        """What the run and its weights say of it; nothing where there is none."""
+        told = {"trunk_sha256": self.sha256, "trunk_parts": list(self.parts)}
+        return {key: value for key, value in told.items() if value}
 
 
 def settle_trunk(
@@ -84,8 +89,10 @@ def _for_a_new_run(
             msg = f"--trunk {trunk}: resnet_norm = group is for a trunk that starts at random; leave one of them out"
             raise OptionError(msg)
         return recipe, TrunkSource()
-    path = Path(trunk) if trunk is not None else imagenet_file()
+    path = Path(trunk) if trunk is not None else next(iter(imagenet_files()), None)
     if path is not None:
+        if trunk is None:
+            progress.say(f"the ResNet-101 starts with the weights that torchvision has downloaded: {path}")
         return _with_norm(recipe, "frozen"), TrunkSource(path, _sha256(path), _parts_of(path, recipe, progress))
     progress.say(
         "no weights for the ResNet-101 on this machine: it starts at random, which takes far longer to train; --trunk FILE takes "
@@ -99,10 +106,13 @@ def _as_begun(recipe: SegmenterRecipe, trunk: Path | str | None, run: Path) -> t
     config = read_config(run)
     norm = config.get("recipe", {}).get("segmenter", {}).get("resnet_norm", recipe.segmenter.resnet_norm)
     recipe, wanted, parts = _with_norm(recipe, norm), config.get("trunk_sha256"), tuple(config.get("trunk_parts", ()))
-    path = Path(trunk) if trunk is not None else imagenet_file() if wanted else None
-    found = _sha256(path) if path is not None else None
-    if trunk is not None or (found is not None and found == wanted):
-        return recipe, TrunkSource(path, found, parts)  # another file than the run's is refused by its config
+    if trunk is not None:
+        return recipe, TrunkSource(
+            Path(trunk), _sha256(Path(trunk)), parts
+        )  # another than the run's is refused by its config
+    path = next((one for one in imagenet_files() if wanted and _sha256(one) == wanted), None)
+    if path is not None:
+        return recipe, TrunkSource(path, wanted, parts)
     if wanted and not has_checkpoint(run):
         msg = f"{run}: began with trunk weights of SHA-256 {wanted[:12]}..., which are not on this machine; give --trunk FILE"
         raise WeightsError(msg)
