@@ -15,6 +15,7 @@ from nucstyle.cli import app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+FAQ = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
 INTEGRATIONS = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
 
 
@@ -35,6 +36,7 @@ def test_the_python_blocks_of_the_readme_run(monkeypatch, tmp_path, field):
     exec(code, names)
     assert names["restyled"].shape == names["image"].shape
     assert names["restyled"].dtype == names["image"].dtype
+    assert abs(names["restyled"].astype(float) - names["image"]).mean() > 20  # of 255: to be seen
     assert names["found"].labels.shape == names["image"].shape[:2]
 
 
@@ -126,6 +128,27 @@ def test_the_example_for_stardist_turns_patch_and_labels_together_and_restyles_s
     assert 1 <= changed <= 13
 
 
+def test_the_lookup_table_of_the_guide_recolours_an_image_and_keeps_its_labels(monkeypatch, tmp_path, write_pairs):
+    import torch
+
+    (code,) = (block for block in blocks(GUIDE, "python") if "Recolour(" in block)
+    call = (
+        "discover",
+        str(write_pairs("data", fluorescence=4, stained=4)),
+        "--out",
+        str(tmp_path / "found"),
+        "--k",
+        "2",
+    )
+    assert CliRunner().invoke(app, call).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code.replace("p=0.5", "p=1.0"), names)
+    first, made = names["samples"][0], names["recoloured"]
+    assert torch.equal(made.labels, first.labels)
+    assert float((made.image - first.image).abs().mean()) > 0.1
+
+
 def write_two_modalities(folder, field):
     from PIL import Image
 
@@ -134,8 +157,12 @@ def write_two_modalities(folder, field):
         Image.fromarray(field(number, stained=number > 1)[0]).save(folder / "images" / f"{number}.png")
 
 
-@pytest.mark.parametrize("line", [line for block in blocks(GUIDE, "console") for line in block.splitlines()])
-def test_every_option_of_the_guide_exists(line):
+CALLS = [line for block in blocks(GUIDE, "console") for line in block.splitlines()]
+CALLS += [" ".join(line.split()) for line in re.findall(r"`(nucstyle [^`]+)`", FAQ)]
+
+
+@pytest.mark.parametrize("line", CALLS)
+def test_every_option_of_the_guide_and_the_answers_exists(line):
     words = line.split("#")[0].split()
     assert words[0] == "nucstyle"
     usage = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"}).output
@@ -148,15 +175,17 @@ def test_the_readme_lists_every_verb():
     assert {command.name or command.callback.__name__ for command in app.registered_commands} <= listed
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_every_file_the_readme_links_to_is_there(target):
-    assert (ROOT / target).exists()
-
-
-def test_every_file_the_guide_links_to_is_there():
-    linked = set(re.findall(r"\]\(([^)#:]+)\)", GUIDE))
-    assert "integrations.md" in linked
-    assert all((ROOT / "docs" / target).exists() for target in linked)
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md", "docs/faq.md", "docs/results.md"])
+def test_every_heading_and_file_that_is_linked_to_is_there(name):
+    page = ROOT / name
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+    assert links
+    for target, heading in links:
+        other = page.parent / target if target else page
+        assert other.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, heading
 
 
 def test_make_targets_of_the_readme_exist():
