@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="nucstyle",
-    help="Style augmentation for nuclei segmentation: train on the microscopy you have annotated, segment the rest.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -32,27 +31,25 @@ app = typer.Typer(
 )
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="A folder, file, glob in quotes, or manifest.csv.")]
-Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The folder to write.")]
-OptionalOut = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="The folder to write, if any.")]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="Output folder.")]
+OptionalOut = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Output folder, if any.")]
 Masks = Annotated[
-    str | None, typer.Option(metavar="MODALITY,...", help="Use the masks of these modalities alone [default: all].")
+    str | None, typer.Option(metavar="MODALITY,...", help="Use only the masks of these modalities [default: all].")
 ]
-UseGate = Annotated[
-    bool, typer.Option("--gate/--no-gate", help="Draw again what comes out with nuclei lost or new ones.")
-]
+UseGate = Annotated[bool, typer.Option("--gate/--no-gate", help="Replace restyled images that lost or gained nuclei.")]
 GateJudge = Annotated[
-    str, typer.Option("--judge", metavar="NAME|FILE|RUN", help="The network that sees new nuclei then.")
+    str, typer.Option("--judge", metavar="NAME|FILE|RUN", help="The network that finds nuclei gained, for --gate.")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on in RUN.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run in RUN.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an older run in RUN.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Format = Annotated[
     str | None,
     typer.Option(
         "--format",
         metavar="LAYOUT",
-        help="Of the data: dsb2018, rle, pairs, geojson, imagej, cellpose, stardist, coco, bbbc039, nuinsseg, domains "
+        help="Layout of the data: dsb2018, rle, pairs, geojson, imagej, cellpose, stardist, coco, bbbc039, nuinsseg, domains "
         "or manifest [default: detected].",
     ),
 ]
@@ -61,12 +58,10 @@ MaxPixels = Annotated[
 ]
 ValueRange = Annotated[
     str | None,
-    typer.Option(
-        "--range", metavar="LOW,HIGH", help="The values in files that are black and white [default: found out]."
-    ),
+    typer.Option("--range", metavar="LOW,HIGH", help="File values that become black and white [default: found out]."),
 ]
 Page = Annotated[
-    int | None, typer.Option("--page", metavar="N", min=1, help="Which image of files that hold several, from 1.")
+    int | None, typer.Option("--page", metavar="N", min=1, help="Plane or channel of files that hold several, from 1.")
 ]
 Pieces = Annotated[
     bool,
@@ -74,9 +69,7 @@ Pieces = Annotated[
         "--connected-components", help="Each connected piece of a label image is a nucleus, as in masks of 0 and 255."
     ),
 ]
-UseCache = Annotated[
-    bool, typer.Option("--cache/--no-cache", help="Keep what is decoded of annotated images for the next time.")
-]
+UseCache = Annotated[bool, typer.Option("--cache/--no-cache", help="Keep decoded images and masks for the next time.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Trust what was kept only if files have the same content.")]
 Recipe = Annotated[str, typer.Option(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")]
 Set = Annotated[
@@ -84,6 +77,23 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable; see --dry-run."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settled config and stop.")]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from nucstyle import __version__
+
+        print(f"nucstyle {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Style augmentation for nuclei segmentation: train on the microscopy you have annotated, segment the rest."""
 
 
 @app.command()
@@ -123,7 +133,7 @@ def demo(
 @app.command()
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="dsb2018.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     part: Annotated[str, typer.Option("--part", help="train, test (of stage 1) or stage2.")] = "train",
     from_dir: Annotated[
         Path | None,
@@ -305,7 +315,7 @@ def evaluate_style(
     on: Annotated[
         str, typer.Option("--on", help="Restyle the images of this part: validation or test.")
     ] = "validation",
-    judge: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="The network that sees nuclei.")] = "dsb2018",
+    judge: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="The network that finds nuclei.")] = "dsb2018",
     draws: Annotated[int, typer.Option(min=1, help="Restyled images of each pair of modalities.")] = 40,
     rows: Annotated[int, typer.Option(min=1, help="Images of each modality in its grid.")] = 4,
     min_kept: Annotated[
@@ -353,7 +363,7 @@ def evaluate_style(
 @app.command()
 def augment(
     data: Data,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     copies: Annotated[int, typer.Option(min=1, help="Restyled copies of each training image.")] = 3,
     style: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Style weights.")] = "dsb2018",
     to: Annotated[
@@ -363,12 +373,12 @@ def augment(
         ),
     ] = "pairs",
     targets: Annotated[
-        str | None, typer.Option(metavar="MODALITY,...", help="Move copies into these modalities alone [default: all].")
+        str | None, typer.Option(metavar="MODALITY,...", help="Restyle into these modalities only [default: all].")
     ] = None,
-    balance: Annotated[
-        bool, typer.Option("--balance", help="Choose them so that all modalities come about equally often.")
+    balance: Annotated[bool, typer.Option("--balance", help="Balance the modalities of originals and copies.")] = False,
+    exclude_own: Annotated[
+        bool, typer.Option("--exclude-own", help="Never restyle into the image's own modality.")
     ] = False,
-    exclude_own: Annotated[bool, typer.Option("--exclude-own", help="Never into the modality of the image.")] = False,
     rgb: Annotated[
         bool, typer.Option("--rgb", help="Write grey images in colour, so that copies keep theirs.")
     ] = False,
@@ -420,7 +430,7 @@ def augment(
 @app.command()
 def convert(
     data: Data,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")],
     to: Annotated[
         str,
         typer.Option(
@@ -462,7 +472,7 @@ def translate(
     out: Out,
     style: Annotated[str, typer.Option(metavar="NAME|FILE|RUN", help="Style weights.")] = "dsb2018",
     exemplar: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Copy the style of this picture as well.")
+        Path | None, typer.Option(metavar="IMAGE", help="Also restyle into the style of this picture.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -579,7 +589,8 @@ def compare(
         str, typer.Option(help="full: all training masks; transfer: those of --annotated alone.")
     ] = "full",
     annotated: Annotated[
-        str | None, typer.Option(metavar="MODALITY,...", help="Of transfer [default: the largest modality].")
+        str | None,
+        typer.Option(metavar="MODALITY,...", help="Modalities whose masks transfer uses [default: the largest]."),
     ] = None,
     recipe: Recipe = "lite",
     set_: Set = None,
@@ -592,11 +603,11 @@ def compare(
     on: Annotated[str, typer.Option("--on", help="Sum up the scores of validation or test.")] = "validation",
     tta: Annotated[str, typer.Option(metavar="MODE,...", help="Test-time augmentation; see predict.")] = "none,fast",
     cells: Annotated[
-        str | None, typer.Option(metavar="ARM:SEED,...", help="Work at these alone, the rest elsewhere or later.")
+        str | None, typer.Option(metavar="ARM:SEED,...", help="Train only these, the rest elsewhere or later.")
     ] = None,
     test: Annotated[str | None, typer.Option(metavar="DATA", help="Score on other annotated images as well.")] = None,
     keep_weights: Annotated[
-        bool, typer.Option("--keep-weights/--drop-weights", help="Of a cell that is scored.")
+        bool, typer.Option("--keep-weights/--drop-weights", help="Keep the weights of each finished training.")
     ] = True,
     device: Device = "auto",
     format_: Format = None,
@@ -667,23 +678,25 @@ def predict(
     ] = None,
     diameter: Annotated[
         float | None,
-        typer.Option(metavar="PX", min=1, help="Of a typical nucleus, in pixels [default: found out]."),
+        typer.Option(metavar="PX", min=1, help="Diameter of a typical nucleus in pixels [default: found out]."),
     ] = None,
     style: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE|RUN", help="Move images of other modalities into one first, with these style weights."
+            metavar="NAME|FILE|RUN", help="Restyle images of other modalities into one first, with these style weights."
         ),
     ] = None,
     move_to: Annotated[
         str | None,
-        typer.Option("--move-to", metavar="MODALITY", help="Which one [default: the one the segmenter knows best]."),
+        typer.Option(
+            "--move-to",
+            metavar="MODALITY",
+            help="Target of --style [default: the modality that the segmenter knows best].",
+        ),
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(
-            metavar="PX", min=64, help="Look at large fields in tiles of this side [default: the segmenter's]."
-        ),
+        typer.Option(metavar="PX", min=64, help="Tile side for large images [default: the segmenter's]."),
     ] = None,
     device: Device = "auto",
     format_: Format = None,
@@ -695,6 +708,7 @@ def predict(
 ) -> None:
     """Find the nuclei of images: label maps and a table."""
     with _verb() as progress:
+        from nucstyle.data.run_folder import read_json
         from nucstyle.workflows import predict as workflow
 
         with progress:
@@ -713,7 +727,10 @@ def predict(
                 reading=_reading(max_pixels, range_, page, pieces),
                 overwrite=overwrite,
             )
+        found = read_json(out / "result.json")["images"]
         print(f"label maps: {out / 'predictions'}")
+        count = sum(one["n_nuclei"] for one in found.values())
+        print(f"nuclei: {count} in {len(found)} images, a line each in {out / 'objects.csv'}")
         print(f"report: {out / 'report.html'}")
 
 
@@ -776,7 +793,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
 @app.command()
 def info(
     what: Annotated[
-        str | None, typer.Argument(metavar="NAME|FILE|RUN", help="Weights or a run [the installation].")
+        str | None, typer.Argument(metavar="NAME|FILE|RUN", help="Weights or a run [default: the installation].")
     ] = None,
     out: OptionalOut = None,
     overwrite: Overwrite = False,

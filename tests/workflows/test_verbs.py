@@ -12,6 +12,7 @@ import tomllib
 import pytest
 from PIL import Image
 
+import nucstyle
 from nucstyle.data.image_io import read_labels
 from nucstyle.data.layouts import READABLE, WRITABLE
 from nucstyle.data.objects import PREDICTED
@@ -35,6 +36,11 @@ def test_help_imports_neither_torch_nor_scikit_learn():
     code = "import sys, nucstyle.cli; print([m for m in ('torch', 'sklearn', 'skimage', 'numpy') if m in sys.modules])"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert finished.stdout.strip() == "[]"
+
+
+def test_the_version_is_told(run_verb):
+    result = run_verb("--version")
+    assert (result.exit_code, result.output) == (0, f"nucstyle {nucstyle.__version__}\n")
 
 
 def test_help_names_every_layout(run_verb):
