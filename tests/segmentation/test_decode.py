@@ -104,6 +104,7 @@ def test_a_nucleus_that_is_covered_whole_goes_and_takes_its_score_along(predicti
     assert torch.unique(decoded.labels).tolist() == [0, 1, 2]
     assert decoded.scores.tolist() == pytest.approx([0.9, 0.7])
     assert int(decoded.labels[20, 20]) == 2
+    assert decoded.dropped == 1
 
 
 @settings(deadline=None, max_examples=60)
@@ -215,6 +216,7 @@ def test_nuclei_that_fall_apart_are_dropped_where_that_is_asked_for(prediction_o
     prediction = prediction_of([(10, 0, 14, 30), (0, 10, 30, 16)])  # a better one across the second
     assert len(read(prediction).scores) == 2
     assert len(read(prediction, drop_fragments=True).scores) == 1
+    assert (read(prediction).dropped, read(prediction, drop_fragments=True).dropped) == (0, 1)
 
 
 def test_a_nucleus_that_had_two_parts_from_the_start_has_not_fallen_apart(prediction_of):
@@ -239,6 +241,7 @@ def test_nuclei_of_few_pixels_are_not_written(prediction_of, least, left):
     prediction = prediction_of([(0, 0, 4, 4), (10, 10, 13, 13)])
     decoded = read(prediction, min_area_px=least)
     assert len(decoded.scores) == int(decoded.labels.max()) == left
+    assert decoded.dropped == 2 - left
 
 
 @pytest.mark.parametrize(("least", "left"), [(0.0, 3), (0.25, 3), (0.3, 2), (1.0, 1)])

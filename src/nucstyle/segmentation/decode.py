@@ -25,6 +25,8 @@ class Decoded(NamedTuple):
     """(N,) float32, score of nucleus 1, 2, ..., not increasing."""
     is_capped: bool = False
     """Whether a limit of the detector was met, so that there may be more nuclei."""
+    dropped: int = 0
+    """Nuclei with score enough of which better ones left no pixel, or too few, or only fragments."""
 
 
 class Mask(NamedTuple):
@@ -96,17 +98,21 @@ def paint(masks: Iterable[Mask], size: tuple[int, int], config: InferenceConfig,
     """
     labels = torch.zeros(size, dtype=torch.int32)
     kept: list[float] = []
+    dropped = 0
     for mask in masks:
         rows, columns, own, score = _with_margin(mask, size) if config.dilate else mask
         whole = _shaped(own, config)
         left = whole & (labels[rows, columns] == 0)
         if config.drop_fragments and _falls_apart(whole, left):
+            dropped += 1
             continue
         visible = int(left.sum())
         if visible >= max(1, config.min_area_px, config.min_visible * int(whole.sum())):
             kept.append(score)
             labels[rows, columns][left] = len(kept)
-    return Decoded(labels, torch.tensor(kept, dtype=torch.float32), is_capped)
+        else:
+            dropped += 1
+    return Decoded(labels, torch.tensor(kept, dtype=torch.float32), is_capped, dropped)
 
 
 def _with_margin(mask: Mask, size: tuple[int, int]) -> Mask:

@@ -198,7 +198,7 @@ def predict_into(
                         outcome.capped.append(record.id)
                         _warn_of_limit(segmenter, record.id, progress)
                     tile = {"tile_px": tile_px} if tile_px else {}
-                    outcome.images[record.id] = {"n_nuclei": len(decoded.scores), **tile}
+                    outcome.images[record.id] = {"n_nuclei": len(decoded.scores), "n_dropped": decoded.dropped, **tile}
                 progress.advance(index + 1)
     finally:  # images that are done keep their rows, however the others end
         objects.write(folder, objects.PREDICTED, rows)
