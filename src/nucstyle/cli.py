@@ -708,7 +708,6 @@ def predict(
 ) -> None:
     """Find the nuclei of images: label maps and a table."""
     with _verb() as progress:
-        from nucstyle.data.run_folder import read_json
         from nucstyle.workflows import predict as workflow
 
         with progress:
@@ -727,10 +726,8 @@ def predict(
                 reading=_reading(max_pixels, range_, page, pieces),
                 overwrite=overwrite,
             )
-        found = read_json(out / "result.json")["images"]
         print(f"label maps: {out / 'predictions'}")
-        count = sum(one["n_nuclei"] for one in found.values())
-        print(f"nuclei: {count} in {len(found)} images, a line each in {out / 'objects.csv'}")
+        print(f"nuclei: {workflow.count_nuclei(out)}, a line each in {out / 'objects.csv'}")
         print(f"report: {out / 'report.html'}")
 
 

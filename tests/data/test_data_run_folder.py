@@ -211,7 +211,7 @@ def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal,
     start(tmp_path / "run", config({}))
     start(tmp_path / "run", config({name: was}), resume=True)
     message = refusal(RunFolderError, start, tmp_path / "run", config({name: now}), resume=True)
-    assert f"recipe.{setting} {told}. Give" in message
+    assert f"recipe.{setting} {told} (newer than this run: --set {setting}={was} goes on with it). Give" in message
 
 
 def test_a_run_from_before_recipes_said_how_to_predict_goes_on_whatever_they_say_now(tmp_path, refusal):

@@ -33,7 +33,7 @@ def fill(folder, *others):
 
 @pytest.mark.parametrize("place", ["plain", "pairs/images"])
 def test_pictures_that_are_left_out_of_a_folder_are_told(tmp_path, said, place):
-    fill(tmp_path / place, "b.czi", "c.ND2", "notes.txt", "table.xlsx")
+    fill(tmp_path / place, "b.czi", "c.ND2", "._b.czi", "notes.txt", "table.xlsx")
     left = tmp_path / place / "b.czi"
     data = tmp_path / place.split("/")[0]
     assert said(data) == [
@@ -42,6 +42,13 @@ def test_pictures_that_are_left_out_of_a_folder_are_told(tmp_path, said, place):
     found = [file for one in survey(data).findings if one.kind == "unread-file" for file in one.files]
     assert {file.name for file in found} >= {"b.czi", "c.ND2"}
     assert not {file.name for file in found} & {"a.png", "notes.txt"}
+
+
+def test_a_picture_beside_the_folder_of_images_is_told(tmp_path, said):
+    fill(tmp_path / "cells" / "images")
+    (tmp_path / "cells" / "scan.svs").write_bytes(b"")
+    (line,) = said(tmp_path / "cells")
+    assert str(tmp_path / "cells" / "scan.svs") in line
 
 
 def test_nothing_is_told_where_a_person_says_what_counts_or_nothing_is_left_out(tmp_path, said):

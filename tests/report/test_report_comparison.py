@@ -128,6 +128,21 @@ def test_the_table_of_all_measures_says_that_it_holds_means_and_keeps_counts_who
     assert not re.search(r"\(n = \d+\.", page)
 
 
+def test_cells_that_say_less_of_each_modality_are_shown_beside_those_of_today(protocol):
+    for arm in SHIFTS:
+        path = protocol / arm / "seed-1" / "result.json"
+        result = json.loads(path.read_text())
+        scores = result["scores"]["validation"]["none"]
+        for group in (scores["minority"], *scores["modalities"].values()):
+            for name in group.keys() - {"dsb_score", "n_images"}:
+                del group[name]
+        path.write_text(json.dumps(result))
+    before = result_of(protocol)["arms"]["none"]["seeds"]["0"]["none"]
+    sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
+    assert "<th>style, mean, none</th>" in write_report(protocol).read_text()
+    assert result_of(protocol)["arms"]["none"]["seeds"]["0"]["none"] == before
+
+
 @pytest.mark.parametrize("network", ["lite", "resnet101"])
 def test_table_1_has_the_published_figures_and_ours_where_recipe_and_network_are_theirs(protocol, network):
     config = protocol / "config.toml"

@@ -197,6 +197,25 @@ def test_an_interrupted_cell_goes_on_to_the_same_bytes(copied, run_verb):
     assert (copied / "run" / "full" / "result.json").read_bytes() == total
 
 
+def test_a_cell_from_before_a_setting_is_scored_as_it_was(assert_refused, copied, run_verb, monkeypatch):
+    run = copied / "run"
+    for path in (run / "full" / "config.toml", *run.glob("full/*/*/config.toml")):
+        assert path.read_text().count("mask_offset_px = 0.5") == 1
+        path.write_text(path.read_text().replace("mask_offset_px = 0.5\n", ""))
+    verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--on", "test")
+    assert_refused(run_verb(*verb), "inference.mask_offset_px was 0.0 and is now 0.5", "give the old value")
+    predict, offsets = cells.predict_into, []
+
+    def noted(folder, dataset, segmenter, *arguments, **options):
+        offsets.append(segmenter.inference.mask_offset_px)
+        return predict(folder, dataset, segmenter, *arguments, **options)
+
+    monkeypatch.setattr(cells, "predict_into", noted)
+    result = run_verb(*verb, "--set", "inference.mask_offset_px=0")
+    assert result.exit_code == 0, result.output
+    assert offsets == [0.0] * 4
+
+
 def test_cells_can_be_made_apart_and_are_summed_up_together(assert_refused, copied, run_verb):
     whole = (copied / "run" / "full" / "result.json").read_bytes()
     verb = ("compare", "data/manifest.csv", *COLOURS)

@@ -236,13 +236,24 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
     if not found:
         return
     hashes = [key for key in found if key.endswith("_sha256")]
-    told = [f"{key} was {before!r} and is now {after!r}" for key, (before, after) in found.items() if key not in hashes]
+    told = [_of_values(old, key, *found[key]) for key in found if key not in hashes]
     told += [f"{key.removesuffix('_sha256')} {_of_hashes(*found[key])}" for key in hashes]
     more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
     trains = new.get("verb") in ("train-style", "train-segmenter")
     longer = "; to train longer, go on from this one in a new run with --init" if trains and _STEPS in found else ""
     msg = f"{path}: cannot resume, {'; '.join(told[:_TOLD])}{more}. Give all options as they were, or start a new run{longer}"
     raise RunFolderError(msg)
+
+
+def _of_values(old: Mapping[str, Any], key: str, before: object, after: object) -> str:
+    """What is said of two values that differ."""
+    setting = key.removeprefix("recipe.")
+    newer = (
+        f" (newer than this run: --set {setting}={before} goes on with it)"
+        if key in _NEWER and key not in _flat(old)
+        else ""
+    )
+    return f"{key} was {before!r} and is now {after!r}{newer}"
 
 
 def _of_hashes(before: str | None, after: str | None) -> str:
@@ -257,12 +268,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
     A setting that `old` lacks since it is newer than that run counts with what the run did, see `_NEWER`.
     """
-    before, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
-    tables = {key.rpartition(".")[0] for key in before}
-    newer = {key: value for key, value in _NEWER.items() if key in after and key.rpartition(".")[0] in tables}
-    before = newer | before
+    said, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
+    before = {key: value for key, value in _flat(settled(old)).items() if key in said or key in after}
     keys = sorted((before.keys() | after.keys()) - (_NEWER_AND_UNUSED - before.keys()))
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+
+
+def settled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a run with settings that are newer than it as what it did, see `_NEWER`."""
+    whole: dict[str, Any] = read_toml(to_toml(config), where="config")
+    for key, value in _NEWER.items():
+        *tables, name = key.split(".")
+        table: Any = whole
+        for one in tables:
+            table = table.get(one) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table.setdefault(name, value)
+    return whole
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -56,7 +56,7 @@ def unread_pictures(folders: Iterable[Path]) -> Iterator[Path]:
     """Pictures of kinds that are not read, microscopes' own among them, that lie in these folders, by name."""
     for folder in dict.fromkeys(folders):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if is_unread_picture(file.name) and file.is_file():
+            if is_unread_picture(file.name) and not file.name.startswith(".") and file.is_file():
                 yield file
 
 
@@ -70,7 +70,7 @@ def warn_of_unread_pictures(data: Path, records: Sequence[Record], progress: Pro
     """
     if not data.is_dir() or (data / "manifest.csv").is_file():
         return
-    left = list(unread_pictures(record.image.parent for record in records if data in record.image.parents))
+    left = list(unread_pictures([data, *(record.image.parent for record in records if data in record.image.parents)]))
     if left:
         progress.say(f"warning: {in_short(left)}: left out; {NOT_READ}")
 

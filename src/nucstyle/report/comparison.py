@@ -432,10 +432,13 @@ def _means(result: Result) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[Any]) -> Any:  # noqa: ANN401  (a tree of numbers)
-    """Trees of numbers, averaged leaf by leaf; a leaf that is None in one is None, and counts stay whole where they can."""
+    """Trees of numbers, averaged leaf by leaf; a leaf that is None in one is None, and counts stay whole where they can.
+
+    What one tree lacks is left out: cells from before 2026-11-29 say less of each modality.
+    """
     first = values[0]
     if isinstance(first, Mapping):
-        return {key: _mean([one[key] for one in values]) for key in first}
+        return {key: _mean([one[key] for one in values]) for key in first if all(key in one for one in values)}
     if any(one is None for one in values):
         return None
     mean = fmean(values)

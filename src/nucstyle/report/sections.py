@@ -504,7 +504,7 @@ def predict(run: Path) -> Section:
     said = f"{total} nuclei in {len(found)} images. Contours: blue = predicted, yellow = ground truth where the data has it."
     dropped = sum(one.get("n_dropped", 0) for one in found.values())  # runs from before 2026-11-29 do not say
     if dropped:
-        said += f" Of {dropped} more, better ones left too little."
+        said += f" {dropped} more were found and are left out: covered by better ones, too small, or in fragments."
     first = list(found)[:_FIRST]
     pictures = [picture(_overlay(run, name), f"{name[:24]}: {found[name]['n_nuclei']} nuclei", name) for name in first]
     if len(found) > _FIRST:

@@ -26,7 +26,7 @@ class Decoded(NamedTuple):
     is_capped: bool = False
     """Whether a limit of the detector was met, so that there may be more nuclei."""
     dropped: int = 0
-    """Nuclei with score enough of which better ones left no pixel, or too few, or only fragments."""
+    """Nuclei with score enough that are not there all the same: covered by better ones, too small, or in fragments."""
 
 
 class Mask(NamedTuple):

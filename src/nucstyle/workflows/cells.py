@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nucstyle.core.config import build
 from nucstyle.core.errors import RunFolderError
 from nucstyle.core.precision import Precision
 from nucstyle.core.protocols import Progress
 from nucstyle.data.dataset import Dataset
-from nucstyle.data.run_folder import CONFIG, RESULT, RunFolder, read_config, read_json
+from nucstyle.data.run_folder import CONFIG, RESULT, RunFolder, read_config, read_json, settled
 from nucstyle.metrics.summary import summarise
+from nucstyle.segmentation.detector import InferenceConfig
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.training.checkpoint import drop_checkpoints
 from nucstyle.workflows.arms import gate_result
@@ -158,6 +160,10 @@ def _score(
 ) -> None:
     """Predict and score what is missing, and write the result."""
     segmenter = load_segmenter(run.path, device=device, precision=precision)
+    # As the cell says, not its weights: they may be older than a setting, which then has today's default.
+    segmenter.inference = build(
+        InferenceConfig, settled(read_config(run.path))["recipe"]["inference"], where=str(run.path)
+    )
     for part, tta in scoring.missing(result):
         dataset, folder = scoring.parts[part], predictions_folder(run.path, part, tta)
         shutil.rmtree(folder, ignore_errors=True)

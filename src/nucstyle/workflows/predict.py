@@ -15,6 +15,7 @@ from skimage.measure import regionprops_table
 from torch import Tensor
 
 from nucstyle.augment.style import StyleTransfer
+from nucstyle.core.config import to_table
 from nucstyle.core.errors import ImageError, InputError, MemoryShortageError, OptionError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.memory import free_cached_memory, is_memory_shortage
@@ -28,7 +29,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.image_io import write_labels, write_png
 from nucstyle.data.manifest import check_file_names, file_name, write_manifest
 from nucstyle.data.predictions import PREDICTIONS, PredictedImage, label_file, write_images
-from nucstyle.data.run_folder import RunFolder, check_target
+from nucstyle.data.run_folder import RESULT, RunFolder, check_target, read_json
 from nucstyle.data.unread import warn_of_unread_pictures
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
@@ -127,6 +128,7 @@ def predict(
         "verb": "predict",
         "tta": tta,
         "weights_sha256": loaded.sha256,
+        "inference": to_table(segmenter.inference),
         "data": data_fingerprint(dataset),
         **styled,
     }
@@ -154,6 +156,11 @@ def predict(
         write_report(run.path)
     outcome.require_all()
     return out
+
+
+def count_nuclei(run: Path) -> int:
+    """How many nuclei a finished run of `predict` found in all."""
+    return sum(one["n_nuclei"] for one in read_json(run / RESULT)["images"].values())
 
 
 def predict_into(
