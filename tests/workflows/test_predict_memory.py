@@ -150,7 +150,7 @@ def test_an_image_whose_picture_cannot_be_drawn_for_lack_of_memory_does_not_stop
 
 
 def test_a_cell_is_not_scored_without_an_image_that_memory_does_not_suffice_for(monkeypatch, tmp_path):
-    (tmp_path / "config.toml").write_text("[recipe.inference]\n")
+    (tmp_path / "config.toml").write_text('verb = "cell"\n[recipe.inference]\n')
     monkeypatch.setattr(cells, "load_segmenter", lambda *_, **__: SimpleNamespace())
     monkeypatch.setattr(
         cells, "predict_into", lambda *_, **__: Outcome({"a": {"n_nuclei": 1}}, ["b: not enough memory"], [])
