@@ -528,7 +528,7 @@ def evaluate(run: Path) -> Section:
     """All scores, and the worst, the median and the best image."""
     result = read_json(run / "result.json")
     extremes = Section("Worst, median and best image", (_CONTOURS,), pictures=_extremes(run, result, best=True))
-    measures = Section("All measures", table=tables.measure_table(result))
+    measures = Section("All measures", table=tables.measure_table(result), wide=True)
     return Section("Scores", (_SCORE,), table=tables.score_table(result), parts=(extremes, measures))
 
 
