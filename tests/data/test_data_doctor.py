@@ -450,8 +450,8 @@ def names_that_differ_in_how_an_accent_is_stored(folder):
 
 def unread_file(folder):
     as_pairs(folder)
-    places = ("images/4.gif", "labels/4.npz", "labels/1.mat", "labels/2.geojson", "images/0_seg.npy")
-    for name in (*places, "images/notes.txt", "images/Thumbs.db", "labels/.hidden.gif", "labels/table.csv", "0.gif"):
+    places = ("images/4.gif", "labels/4.npz", "labels/1.mat", "labels/2.geojson", "images/0_seg.npy", "0.gif")
+    for name in (*places, "images/notes.txt", "images/Thumbs.db", "labels/.hidden.gif", "labels/table.csv"):
         (folder / name).write_bytes(b"")
     (folder / "labels" / "old.gif").mkdir()
     return [folder / name for name in places]

@@ -37,7 +37,7 @@ def test_pictures_that_are_left_out_of_a_folder_are_told(tmp_path, said, place):
     left = tmp_path / place / "b.czi"
     data = tmp_path / place.split("/")[0]
     assert said(data) == [
-        f"warning: {left} and 1 more: left out; files of that kind are not read, export them to TIFF, say with Fiji"
+        f"warning: {left} and 1 more: left out; files of that kind are not read, export them to TIFF, for example with Fiji"
     ]
     found = [file for one in survey(data).findings if one.kind == "unread-file" for file in one.files]
     assert {file.name for file in found} >= {"b.czi", "c.ND2"}
@@ -49,6 +49,8 @@ def test_a_picture_beside_the_folder_of_images_is_told(tmp_path, said):
     (tmp_path / "cells" / "scan.svs").write_bytes(b"")
     (line,) = said(tmp_path / "cells")
     assert str(tmp_path / "cells" / "scan.svs") in line
+    (found,) = (one for one in survey(tmp_path / "cells").findings if one.kind == "unread-file")
+    assert found.files == (tmp_path / "cells" / "scan.svs",)
 
 
 def test_nothing_is_told_where_a_person_says_what_counts_or_nothing_is_left_out(tmp_path, said):
@@ -66,5 +68,5 @@ def test_a_folder_of_nothing_else_is_refused_with_the_remedy(tmp_path, refusal, 
     (tmp_path / place / "b.lif").write_bytes(b"")
     message = refusal(DatasetError, open_dataset, tmp_path)
     assert message == f"{tmp_path}: no images in it but {tmp_path / place / 'b.lif'}; " + (
-        "files of that kind are not read, export them to TIFF, say with Fiji"
+        "files of that kind are not read, export them to TIFF, for example with Fiji"
     )

@@ -17,7 +17,7 @@ _MEANT = ("label", "labels", "mask", "masks", "annotation", "annotations")
 """Names of folders, in small letters, that look as if they held labels."""
 _ENDINGS = ("_label", "_labels", "_mask", "_masks")
 """Of names of images, in small letters, that look like labels of another."""
-NOT_READ = "files of that kind are not read, export them to TIFF, say with Fiji"
+NOT_READ = "files of that kind are not read, export them to TIFF, for example with Fiji"
 """What is said of `unread_pictures`."""
 _HARMLESS_SUFFIXES = (".txt", ".md", ".csv", ".json")
 _HARMLESS_NAMES = ("thumbs.db", "desktop.ini")
@@ -44,11 +44,8 @@ def unread(data: Path, layout: str, records: Sequence[Record], told: Collection[
         root = folder.parent if folder.name == _IMAGES and folder != data else folder
         if root != folder:
             yield from _files(root, known)
-        else:
-            yield from (
-                Finding(kind="unread-file", says="nothing reads it", files=(file,))
-                for file in unread_pictures([folder])
-            )
+        for file in unread_pictures([root]):
+            yield Finding(kind="unread-file", says="nothing reads it", files=(file,))
         yield from _folders(root, used, () if root == folder else LABEL_FOLDERS)
 
 

@@ -116,7 +116,7 @@ class SegmenterRun:
             **({"init_sha256": self.init.sha256} if self.init else {}),
             **({"style_sha256": self.arm.style.sha256} if self.arm.style else {}),
             **({"gate": self.arm.gate.to_table()} if self.arm.gate else {}),
-            **self.trunk.told(),
+            **self.trunk.to_table(),
         }
         return {**table, "data": data, "recipe": to_table(self.recipe)}
 
@@ -389,7 +389,7 @@ def fit_segmenter(run: RunFolder, segmenter_run: SegmenterRun, *, progress: Prog
             "augment": segmenter_run.arm.name,
             "style_sha256": segmenter_run.arm.style.sha256 if segmenter_run.arm.style else None,
             "modalities": dict(counts),
-            **segmenter_run.trunk.told(),
+            **segmenter_run.trunk.to_table(),
         }
         save_segmenter(path, trainer.averaged(), {**origin, **extra})
 

@@ -34,10 +34,10 @@ class TrunkSource:
     parts: tuple[str, ...] = ()
     """What else of it is taken, where it is a detector's: some of `resnet.PARTS`."""
 
-    def told(self) -> dict[str, Any]:
-        """What the run and its weights say of it; nothing where there is none."""
-        told = {"trunk_sha256": self.sha256, "trunk_parts": list(self.parts)}
-        return {key: value for key, value in told.items() if value}
+    def to_table(self) -> dict[str, Any]:
+        """For `config.toml` and the weights; empty where there is no file."""
+        table = {"trunk_sha256": self.sha256, "trunk_parts": list(self.parts)}
+        return {key: value for key, value in table.items() if value}
 
 
 def settle_trunk(
@@ -107,9 +107,8 @@ def _as_begun(recipe: SegmenterRecipe, trunk: Path | str | None, run: Path) -> t
     norm = config.get("recipe", {}).get("segmenter", {}).get("resnet_norm", recipe.segmenter.resnet_norm)
     recipe, wanted, parts = _with_norm(recipe, norm), config.get("trunk_sha256"), tuple(config.get("trunk_parts", ()))
     if trunk is not None:
-        return recipe, TrunkSource(
-            Path(trunk), _sha256(Path(trunk)), parts
-        )  # another than the run's is refused by its config
+        # Another file than the run's is refused by its config.
+        return recipe, TrunkSource(Path(trunk), _sha256(Path(trunk)), parts)
     path = next((one for one in imagenet_files() if wanted and _sha256(one) == wanted), None)
     if path is not None:
         return recipe, TrunkSource(path, wanted, parts)
