@@ -8,13 +8,14 @@ import http.server
 import os
 import socket
 import threading
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from nucstyle.core.errors import InputError
 from nucstyle.core.sample import Sample
@@ -224,3 +225,25 @@ class InvertingTranslator:
 def fake_translator() -> InvertingTranslator:
     """Two modalities, the second the negative of the first."""
     return InvertingTranslator()
+
+
+class TinyTrunk(nn.Module):
+    """Maps of the sizes and names that the real trunk gives, by one convolution each: a tenth of the time."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.out_channels = channels
+        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1))
+        self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(4))
+
+    def forward(self, image):
+        maps = [self.stem(image - 0.5)]
+        for layer in self.down:
+            maps.append(layer(maps[-1].relu()))
+        return OrderedDict(zip(("0", "1", "2", "3", "pool"), maps, strict=True))
+
+
+@pytest.fixture
+def tiny_trunk():
+    """`tiny_trunk(channels)` makes a trunk for a detector that is to take no time."""
+    return TinyTrunk

@@ -1,10 +1,7 @@
 """A segmenter small enough for a test, and predictions drawn by hand."""
 
-from collections import OrderedDict
-
 import pytest
 import torch
-from torch import nn
 
 from nucstyle.core.rng import seeded
 from nucstyle.core.sample import Prediction
@@ -24,31 +21,15 @@ SMALL = {
 }
 
 
-class TinyTrunk(nn.Module):
-    """Maps of the sizes and names that the real trunk gives, by one convolution each: a tenth of the time."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.out_channels = channels
-        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1))
-        self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(4))
-
-    def forward(self, image):
-        maps = [self.stem(image - 0.5)]
-        for layer in self.down:
-            maps.append(layer(maps[-1].relu()))
-        return OrderedDict(zip(("0", "1", "2", "3", "pool"), maps, strict=True))
-
-
 @pytest.fixture
-def segmenter_of():
+def segmenter_of(tiny_trunk):
     """`segmenter_of(real=True, autocast=..., **config)` makes an untrained segmenter that finds many boxes."""
 
     def make(*, real=False, seed=0, **options):
         given = {"autocast": options.pop("autocast")} if "autocast" in options else {}
         config = SegmenterConfig(**{**SMALL, "box_score": 0.0, **options})
         with seeded("segmenter", seed):
-            trunk = None if real else TinyTrunk(config.pyramid_channels)
+            trunk = None if real else tiny_trunk(config.pyramid_channels)
             segmenter = Segmenter(config, InferenceConfig(), trunk=trunk, **given)
             # Untrained heads all but agree; louder ones tell one region from another.
             for part in ("box_head", "box_predictor", "mask_predictor"):

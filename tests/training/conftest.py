@@ -1,11 +1,9 @@
 """Trainings so small that a step takes a few hundredths of a second, and a progress that remembers."""
 
 import json
-from collections import OrderedDict
 from contextlib import nullcontext
 
 import pytest
-from torch import nn
 
 from nucstyle.augment.geometric import CropConfig
 from nucstyle.core import rng
@@ -90,22 +88,6 @@ def style_trainer_of(style_recipe_of, fields_of_both):
     return make
 
 
-class TinyTrunk(nn.Module):
-    """The maps that the detector wants, by one convolution each."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.out_channels = channels
-        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, 2, 1), nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1))
-        self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(4))
-
-    def forward(self, image):
-        maps = [self.stem(image - 0.5)]
-        for layer in self.down:
-            maps.append(layer(maps[-1].relu()))
-        return OrderedDict(zip(("0", "1", "2", "3", "pool"), maps, strict=True))
-
-
 @pytest.fixture
 def segmenter_recipe_of():
     """`segmenter_recipe_of(steps=4, ...)` makes a recipe of a small detector and 64 px crops."""
@@ -132,14 +114,14 @@ def segmenter_recipe_of():
 
 
 @pytest.fixture
-def segmenter_trainer_of(segmenter_recipe_of, sample_of):
+def segmenter_trainer_of(segmenter_recipe_of, sample_of, tiny_trunk):
     """`segmenter_trainer_of(recipe=None, seed=0, batches=None)` makes a fresh trainer on two fluorescence fields."""
 
     def make(recipe=None, *, seed=0, batches=None):
         recipe = recipe or segmenter_recipe_of()
         with rng.seeded("segmenter weights"):
             segmenter = Segmenter(
-                recipe.segmenter, recipe.inference, trunk=TinyTrunk(recipe.segmenter.pyramid_channels)
+                recipe.segmenter, recipe.inference, trunk=tiny_trunk(recipe.segmenter.pyramid_channels)
             )
         samples = [sample_of(0), sample_of(1)]
         batches = batches or SegmenterBatches(samples, recipe.chains(), recipe, seed)
