@@ -94,6 +94,28 @@ def test_a_number_is_bold_only_where_its_interval_does_not_hold_zero(protocol):
         assert f"<strong>{one['mean']:+.3f}</strong></td><td>{one['low']:+.3f} to {one['high']:+.3f}" in page
 
 
+def test_the_page_begins_with_the_answer_and_claims_nothing_that_an_interval_does_not_bear_out(protocol):
+    path, result = protocol / "result.json", result_of(protocol)
+    differences = result["differences"]["style"]
+    differences["none"]["none"]["all"].update({"mean": 0.25, "low": 0.125, "high": 0.5, "seeds": 2})
+    differences["recolour"]["none"]["all"].update({"mean": 0.25, "low": -0.125, "high": 0.5, "seeds": 1})
+    path.write_text(json.dumps(result))
+    (said,) = re.findall("In short[^<]*", write_report(protocol).read_text())
+    assert said.startswith("In short, with TTA none: style - none is ")  # the minority is in three fields
+    assert said.count("too few fields for an interval") == 2
+    assert (
+        "style is better than none: +0.250 on all (10 images of 10 fields, 2 seeds, 95 % interval +0.125 to +0.500);"
+        in said
+    )
+    assert (
+        "whether style or recolour is better cannot be told: +0.250 on all (10 images of 10 fields, 1 seed, 95 % "
+        in said
+    )
+    differences["none"]["none"]["all"].update({"mean": -0.25, "low": -0.5, "high": -0.125})
+    path.write_text(json.dumps(result))
+    assert "style is worse than none: -0.250 on all" in write_report(protocol).read_text()
+
+
 def test_where_there_is_no_interval_every_image_is_named(protocol):
     page = write_report(protocol).read_text()
     few = result_of(protocol)["differences"]["style"]["none"]["none"]["he"]

@@ -86,6 +86,33 @@ def _protocol(run: Path) -> Section:
 _MEANS = "Means over the seeds, TTA {tta}."
 
 
+def _in_short(result: Result) -> tuple[str, ...]:
+    """The answer in a paragraph: the arm of the pictures beside `none` and the best arm without a style model."""
+    arm, tta = shown_arm(result), shown_tta(result)
+    if arm is None:
+        return ()
+    said = [
+        _verdict(arm, reference, name, groups[name], images=result["groups"][name]["images"])
+        for one, reference, mode, groups in _compared(result)
+        if (one, mode) == (arm, tta)
+        for name in (MINORITY, ALL)
+        if name in groups
+    ]
+    return (f"In short, with TTA {tta}: {'; '.join(said)}.",) if said else ()
+
+
+def _verdict(arm: str, reference: str, group: str, one: Mapping[str, Any], *, images: int) -> str:
+    """Better, worse, or neither, as the interval has it."""
+    seeds = f"{one['seeds']} seed{'s' if one['seeds'] > 1 else ''}"
+    told = f"{one['mean']:+.3f} on {group} ({images} images of {one['fields']} fields, {seeds}"
+    if one["low"] is None:
+        return f"{arm} - {reference} is {told}: too few fields for an interval)"
+    told += f", 95 % interval {one['low']:+.3f} to {one['high']:+.3f})"
+    if one["low"] <= 0 <= one["high"]:
+        return f"whether {arm} or {reference} is better cannot be told: {told}"
+    return f"{arm} is {'better' if one['mean'] > 0 else 'worse'} than {reference}: {told}"
+
+
 def _said(result: Result, config: Mapping[str, Any]) -> tuple[str, ...]:
     seen = "all training masks"
     if result["annotated"]:
@@ -94,6 +121,7 @@ def _said(result: Result, config: Mapping[str, Any]) -> tuple[str, ...]:
     counts = {arm: sorted(map(int, content["seeds"])) for arm, content in result["arms"].items()}
     cells = ", ".join(f"{arm} ({', '.join(map(str, counts[arm]))})" for arm in arms_in_order(result))
     return (
+        *_in_short(result),
         f"Trained with {seen}: {result['split']['train']} training images, recipe {result['recipe']}, {training['steps']} steps "
         f"of {training['batch_size']} crops for every arm. Scored on the {result['split'][result['on']]} images of the part "
         f"{result['on']}. Arms of one seed start with the same weights and see the same crops. Finished arms (seeds): {cells}.",
