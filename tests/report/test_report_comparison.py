@@ -100,7 +100,9 @@ def test_the_page_begins_with_the_answer_and_claims_nothing_that_an_interval_doe
     differences["none"]["none"]["all"].update({"mean": 0.25, "low": 0.125, "high": 0.5, "seeds": 2})
     differences["recolour"]["none"]["all"].update({"mean": 0.25, "low": -0.125, "high": 0.5, "seeds": 1})
     path.write_text(json.dumps(result))
-    (said,) = re.findall("In short[^<]*", write_report(protocol).read_text())
+    page = write_report(protocol).read_text()
+    (said,) = re.findall("In short[^<]*", page)
+    assert page.index(said) < page.index("Trained with all training masks")
     assert said.startswith("In short, with TTA none: style - none is ")  # the minority is in three fields
     assert said.count("too few fields for an interval") == 2
     assert (

@@ -92,23 +92,25 @@ def _in_short(result: Result) -> tuple[str, ...]:
     if arm is None:
         return ()
     said = [
-        _verdict(arm, reference, name, groups[name], images=result["groups"][name]["images"])
+        _answer(arm, reference, name, groups[name], images=result["groups"][name]["images"])
         for one, reference, mode, groups in _compared(result)
         if (one, mode) == (arm, tta)
         for name in (MINORITY, ALL)
         if name in groups
     ]
-    return (f"In short, with TTA {tta}: {'; '.join(said)}.",) if said else ()
+    chosen = "The arms are those of their kind that are best on validation images."
+    return (f"In short, with TTA {tta}: {'; '.join(said)}. {chosen}",) if said else ()
 
 
-def _verdict(arm: str, reference: str, group: str, one: Mapping[str, Any], *, images: int) -> str:
+def _answer(arm: str, reference: str, group: str, one: Mapping[str, Any], *, images: int) -> str:
     """Better, worse, or neither, as the interval has it."""
     seeds = f"{one['seeds']} seed{'s' if one['seeds'] > 1 else ''}"
-    told = f"{one['mean']:+.3f} on {group} ({images} images of {one['fields']} fields, {seeds}"
-    if one["low"] is None:
-        return f"{arm} - {reference} is {told}: too few fields for an interval)"
-    told += f", 95 % interval {one['low']:+.3f} to {one['high']:+.3f})"
-    if one["low"] <= 0 <= one["high"]:
+    interval = _interval(one)
+    span = f"95 % interval {interval}" if interval else "too few fields for an interval"
+    told = f"{one['mean']:+.3f} on {group} ({images} images of {one['fields']} fields, {seeds}, {span})"
+    if interval is None:
+        return f"{arm} - {reference} is {told}"
+    if not _is_sure(one):
         return f"whether {arm} or {reference} is better cannot be told: {told}"
     return f"{arm} is {'better' if one['mean'] > 0 else 'worse'} than {reference}: {told}"
 
@@ -272,10 +274,23 @@ def difference_table(result: Result, *, groups: Sequence[str] | None = None, **o
 
 def _difference(one: Mapping[str, Any]) -> list[str]:
     """Fields, mean, interval, better and worse of an entry of `differences`."""
-    is_sure = one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
     mean = f"{one['mean']:+.3f}"
-    span = "-" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
-    return [str(one["fields"]), Strong(mean) if is_sure else mean, span, str(one["better"]), str(one["worse"])]
+    return [
+        str(one["fields"]),
+        Strong(mean) if _is_sure(one) else mean,
+        _interval(one) or "-",
+        str(one["better"]),
+        str(one["worse"]),
+    ]
+
+
+def _is_sure(one: Mapping[str, Any]) -> bool:
+    """Whether there is an interval, and it does not hold 0."""
+    return one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
+
+
+def _interval(one: Mapping[str, Any]) -> str | None:
+    return None if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
 
 
 def _compared(result: Result) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
