@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nucstyle.core.errors import RunFolderError
 from nucstyle.data import run_folder
@@ -342,13 +343,15 @@ def test_a_full_disk_leaves_the_old_result_and_nothing_half_written(old, monkeyp
     assert snapshot(old) == before
 
 
-def test_the_environment_is_recorded_apart_from_the_result(tmp_path):
+def test_the_environment_is_recorded_apart_from_the_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     with RunFolder.open(tmp_path / "run", CONFIG_TABLE) as run:
         run.write_environment(device="cpu", precision="fp32")
     record = read_json(run.path / "environment.json")
     assert record["device"] == "cpu"
     assert {"python", "nucstyle", "torch", "torchvision", "numpy"} <= record["versions"].keys()
     assert record["started"]
+    assert (record["threads"], record["instruction_set"]) == (torch.get_num_threads(), "DEFAULT")
 
 
 def test_a_json_file_that_is_missing_is_refused_with_the_way_on(tmp_path, refusal):

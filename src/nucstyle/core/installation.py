@@ -87,3 +87,10 @@ def choose_device(name: str) -> str:
 def usable_cpus() -> int:
     """Processors that this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def instruction_set() -> str:
+    """The widest instructions torch computes with here, as it names them (AVX2, AVX512); another machine may round otherwise."""
+    import torch
+
+    return str(torch.backends.cpu.get_cpu_capability())

@@ -15,10 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from filelock import FileLock, Timeout
 
 from nucstyle.core.config import read_toml, to_toml
 from nucstyle.core.errors import ConfigError, RunFolderError
+from nucstyle.core.installation import instruction_set
 from nucstyle.data.weights import replace_durably
 
 CONFIG, ENVIRONMENT, LOG, RESULT, REPORT = "config.toml", "environment.json", "log.jsonl", "result.json", "report.html"
@@ -123,7 +125,9 @@ class RunFolder:
             "versions": {"python": platform.python_version(), **package_versions()},
             "platform": platform.platform(),
             "processor": platform.machine(),
+            "instruction_set": instruction_set(),
             "cpu_count": os.cpu_count(),
+            "threads": torch.get_num_threads(),
             "device": device,
             "precision": precision,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nucstyle.core.errors import InputError, WeightsError
-from nucstyle.core.installation import choose_device
+from nucstyle.core.installation import choose_device, instruction_set
 from nucstyle.core.precision import resolve_precision
 from nucstyle.data.cache import cache_bytes, cache_folder
 from nucstyle.data.run_folder import LOG, RESULT, RunFolder, check_target, package_versions, read_config, read_log
@@ -55,6 +55,7 @@ def _installation() -> dict[str, Any]:
         **package_versions(),
         "device": device,
         "number format": resolve_precision("auto", device),
+        "instruction set": instruction_set(),
         "processor cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         _CACHE: f"{cache_folder() or 'none'} ({cache_bytes() / 1e6:.0f} MB; may be deleted at any time)",
