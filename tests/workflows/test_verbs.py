@@ -10,6 +10,7 @@ import sys
 import tomllib
 
 import pytest
+import torch
 from PIL import Image
 
 import nucstyle
@@ -167,6 +168,7 @@ def test_info_describes_the_installation_and_writes_only_when_asked(run_verb, tm
     result = run_verb("info")
     assert result.exit_code == 0
     assert "torch: 2" in result.output
+    assert f"instruction set: {torch.backends.cpu.get_cpu_capability()}\n" in result.output
     assert list(tmp_path.iterdir()) == []
 
 
