@@ -47,6 +47,14 @@ def test_what_was_found_and_left_out_is_said_and_what_it_was_computed_with_is_ke
     found = read_json(tmp_path / "run" / "result.json")["images"]
     assert sum(one["n_nuclei"] for one in found.values()) == len(rows)
     assert [one["n_dropped"] for one in found.values()] == [5, 5]
-    assert "10 more were found and are left out" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"{len(rows)} nuclei in 2 images. Contours" in page
+    assert "10 more were found and are left out" in page
     assert read_json(tmp_path / "run" / "environment.json")["precision"] == resolve_precision("auto", "cpu")
     assert read_config(tmp_path / "run")["inference"]["mask_offset_px"] == 0.5
+
+
+def test_one_image_is_counted_as_one_on_the_page(run_verb, write_pairs, tmp_path):
+    images = write_pairs("data", fluorescence=1, stained=0) / "images"
+    assert run_verb("predict", images, "--out", "run", "--tta", "none").exit_code == 0
+    assert " in 1 image. Contours" in (tmp_path / "run" / "report.html").read_text()

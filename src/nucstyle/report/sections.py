@@ -501,7 +501,8 @@ def predict(run: Path) -> Section:
     result = read_json(run / "result.json")
     found = result["images"]
     total = sum(one["n_nuclei"] for one in found.values())
-    said = f"{total} nuclei in {len(found)} images. Contours: blue = predicted, yellow = ground truth where the data has it."
+    counted = f"{_count(total, 'nucleus', 'nuclei')} in {_count(len(found), 'image')}"
+    said = f"{counted}. Contours: blue = predicted, yellow = ground truth where the data has it."
     dropped = sum(one.get("n_dropped", 0) for one in found.values())  # runs from before 2026-11-29 do not say
     if dropped:
         said += f" {dropped} more were found and are left out: covered by better ones, too small, or in fragments."
