@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
@@ -221,11 +222,15 @@ def main() -> None:
     pair = Pair(style.modalities, (numbers[0], numbers[1]), style)
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "generators.safetensors"
+    trained = {"pair": arguments.pair, "steps": str(arguments.steps)}
     if file.is_file():
+        with safe_open(file, "pt") as made:
+            if made.metadata() != trained:
+                parser.error(f"{file}: trained as {made.metadata()}, asked for is {trained}; give another OUT")
         pair.networks.load_state_dict(load_file(file))
     else:
         train(pair, [_of(learnt, name) for name in names], arguments.steps)
-        save_file({name: one.contiguous() for name, one in pair.networks.state_dict().items()}, file)
+        save_file({name: one.contiguous() for name, one in pair.networks.state_dict().items()}, file, metadata=trained)
     measurer = Measurer(
         evaluated, learnt, load_judge("dsb2018"), load_trunk(), style.modalities, polarity=style.polarity
     )

@@ -14,7 +14,7 @@ from nucstyle.core.config import to_toml
 from nucstyle.data.image_io import write_png
 from nucstyle.metrics.dsb import dsb_score
 from nucstyle.metrics.summary import summarise
-from nucstyle.report.comparison import arm_table, difference_table, shown_arm
+from nucstyle.report.comparison import arm_table, difference_table, shown_tta
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import COMMON_COLOUR, GAINED_COLOUR, LOST_COLOUR, TRUE_COLOUR, draw_change
 from nucstyle.workflows.cells import Scoring
@@ -110,9 +110,15 @@ def test_the_page_begins_with_the_answer_and_claims_nothing_that_an_interval_doe
         in said
     )
     assert (
-        "whether style or recolour is better cannot be told: +0.250 on all (10 images of 10 fields, 1 seed, 95 % "
-        in said
+        "whether style or recolour is better cannot be told: +0.250 on all (10 images of 10 fields, one seed, 95 % interval of "
+        "fields alone -0.125 to +0.500)" in said
     )
+    differences["recolour"]["none"]["all"].update({"low": 0.125})
+    path.write_text(json.dumps(result))
+    page = write_report(protocol).read_text()
+    assert "whether style or recolour is better cannot be told: +0.250 on all" in page  # one training of each
+    assert "<td>1</td><td>+0.250</td><td>+0.125 to +0.500</td>" in page
+    assert "<td>2</td><td><strong>+0.250</strong></td><td>+0.125 to +0.500</td>" in page
     differences["none"]["none"]["all"].update({"mean": -0.25, "low": -0.5, "high": -0.125})
     path.write_text(json.dumps(result))
     assert "style is worse than none: -0.250 on all" in write_report(protocol).read_text()
@@ -123,9 +129,7 @@ def test_where_there_is_no_interval_every_image_is_named(protocol):
     few = result_of(protocol)["differences"]["style"]["none"]["none"]["he"]
     assert (few["low"], few["fields"]) == (None, 3)
     for name, gain in few["images"].items():
-        assert re.search(
-            rf"<td>he</td><td>{name[:8]}</td>(<td>.\d\.\d+</td>)*<td>{re.escape(f'{gain:+.3f}')}</td>", page
-        )
+        assert re.search(rf"<td>he</td><td>{name}</td>(<td>.\d\.\d+</td>)*<td>{re.escape(f'{gain:+.3f}')}</td>", page)
 
 
 def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
@@ -133,7 +137,7 @@ def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
     assert result["reference"] == "recolour"
     assert result["differences"]["style"].keys() == {"none", "recolour"}
     assert result["differences"]["recolour"].keys() == {"none"}
-    assert shown_arm(result) == "style"
+    assert result["shown"] == "style"
     firsts = [row[0] for row in difference_table(result)[1:]]
     assert list(dict.fromkeys(firsts)) == [
         "recolour - none, TTA none",
@@ -143,6 +147,40 @@ def test_arms_are_compared_to_none_and_to_the_best_without_a_gan(protocol):
     named = [row[0] for row in difference_table(result, reference="none", tta="none")[1:]]
     assert list(dict.fromkeys(named)) == ["recolour - none", "style - none"]
     assert [row[0] for row in arm_table(result)[1:]] == ["none, TTA none", "recolour, TTA none", "style, TTA none"]
+
+
+def test_a_cell_with_a_further_mode_leaves_the_page_in_the_mode_of_the_others(protocol):
+    result = result_of(protocol)
+    modes = result["arms"]["style"]["seeds"]["0"]
+    modes["full"] = modes["none"]
+    assert shown_tta(result) == "none"
+    for arm in SHIFTS:
+        for modes in result["arms"][arm]["seeds"].values():
+            modes["fast"] = modes["full"] = modes["none"]
+    assert shown_tta(result) == "full"
+
+
+def test_the_page_says_where_arms_of_one_seed_were_trained_on_unlike_machines(protocol):
+    for arm in SHIFTS:
+        for seed, precision in (("0", "bf16"), ("1", "bf16" if arm == "style" else "fp32")):
+            text = f'verb = "cell"\ndevice = "cpu"\nprecision = "{precision}"\n'
+            (protocol / arm / f"seed-{seed}" / "config.toml").write_text(text)
+    sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
+    assert result_of(protocol)["trained_with"]["none"] == {"0": "cpu bf16", "1": "cpu fp32"}
+    page = write_report(protocol).read_text()
+    assert ": seed 1: cpu bf16 (style), cpu fp32 (none, recolour). Train a seed on machines of one kind." in page
+    (protocol / "style" / "seed-1" / "config.toml").write_text('verb = "cell"\ndevice = "cpu"\nprecision = "fp32"\n')
+    sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
+    assert "unlike devices" not in write_report(protocol).read_text()
+
+
+def test_the_page_says_where_no_field_of_view_is_known(protocol):
+    assert "every image counts as one" in write_report(protocol).read_text()
+    images = json.loads((protocol / "images.json").read_text())
+    images["parts"]["validation"][NAMES[0]]["field_of_view"] = "a"
+    (protocol / "images.json").write_text(json.dumps(images))
+    sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
+    assert "every image counts as one" not in write_report(protocol).read_text()
 
 
 def test_the_table_of_all_measures_says_that_it_holds_means_and_keeps_counts_whole(protocol):
@@ -193,13 +231,13 @@ def test_the_page_says_whether_the_budget_was_enough(protocol):
     for seed in (0, 1):
         path = protocol / "none" / f"seed-{seed}" / "measures.jsonl"
         path.write_text(path.read_text().replace("0.3}", "0.205}"))
-    assert re.search(r"rose by 0.00\d \(mean over seeds\): converged", write_report(protocol).read_text())
+    assert re.search(r"rose by 0.00\d \(mean over seeds\): under 0.01", write_report(protocol).read_text())
 
 
 def test_figures_come_with_their_data_and_the_same_bytes(protocol):
     write_report(protocol)
     folder = protocol / "figures"
-    names = {"scores", "differences-to-none", "differences-to-recolour", "loss", "validation-quality"}
+    names = {"scores", "differences-to-none", "differences-to-recolour", "loss", "validation-quality", "gate-style"}
     assert {path.name for path in folder.iterdir()} == {
         f"{name}.{kind}" for name in names for kind in ("png", "svg", "csv")
     }
@@ -210,6 +248,7 @@ def test_figures_come_with_their_data_and_the_same_bytes(protocol):
     assert float(rows["style", "all"]["mean"]) == told["mean"]
     assert float(rows["style", "all"]["low"]) == told["low"]
     assert rows["style", "he"]["low"] == ""
+    assert (folder / "gate-style.csv").read_text() == "source,target,accepted,gone,given up\na,a,12,4,0\n"  # two seeds
     write_report(protocol)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 

@@ -21,9 +21,9 @@ from nucstyle.data.run_folder import read_config
 from nucstyle.data.splits import dsb2018_fields, dsb2018_split
 from nucstyle.data.weights import load_weights, save_weights
 from nucstyle.training.distributed import SINGLE
-from nucstyle.workflows import cells
+from nucstyle.workflows import cells, comparison_pictures
 from nucstyle.workflows.arms import Arm
-from nucstyle.workflows.comparison import best_without_gan, groups_of
+from nucstyle.workflows.comparison import best_to_show, best_without_gan, groups_of, standings_of
 from nucstyle.workflows.comparison_pictures import _window, draw_failures
 from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.recipes import segmenter_recipe
@@ -281,9 +281,77 @@ def test_other_data_is_scored_beside_and_must_not_be_what_was_trained_on(assert_
     assert summary["arms"]["colour"]["seeds"]["0"]["none"]["images"].keys() == {"g0"}  # not annotated = ignored
     assert read(copied / "run" / "full" / "result.json")["on"] == "validation"
     predicted = copied / "run" / "full" / "colour" / "seed-0" / "other" / "tta-none"
-    assert run_verb("submission", predicted).exit_code == 0
+    assert "do not name" not in result.output  # dapi is a modality of the training data
     assert {line.split(",")[0] for line in (predicted / "submission.csv").read_text().splitlines()[1:]} == {"g0"}
     assert_refused(run_verb(*verb, "--test", "data/manifest.csv"), "trained on", "f0")
+
+
+def test_other_data_that_is_not_what_it_was_is_scored_anew(copied, run_verb, field):
+    other = copied / "other"
+    write_data(other, field)
+    lines = (other / "manifest.csv").read_text().splitlines()
+
+    def give(*rows):
+        (other / "manifest.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+        result = run_verb(*verb)
+        assert result.exit_code == 0, result.output
+        return result, read(copied / "run" / "full" / "other" / "result.json")["arms"]["none"]["seeds"]["0"]["none"]
+
+    verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--cells", "none:0")
+    verb += ("--test", "other/manifest.csv")
+    first, second = lines[1].replace("f0,", "g0,", 1), lines[2].replace("f1,", "g1,", 1).replace(",dapi,", ",neon,")
+    _, scores = give(first)
+    cell = copied / "run" / "full" / "none" / "seed-0"
+    own = read(cell / "result.json")["scores"]["validation"]
+    kept = (cell / "result.json").stat().st_mtime_ns
+    assert give(first)[1] == scores
+    assert (cell / "result.json").stat().st_mtime_ns == kept  # nothing was predicted again
+    result, scores = give(first, second)
+    assert scores["images"].keys() == {"g0", "g1"}
+    assert "neon (1)" in result.output
+    assert "dapi, he" in result.output
+    corrected = np.zeros((64, 64), "uint8")
+    corrected[2:4, 2:4] = 1
+    Image.fromarray(corrected).save(other / "labels" / "f1.png")
+    _, after = give(first, second)
+    assert (after["n_images"], after["images"]["g0"]) == (2, scores["images"]["g0"])
+    assert read(copied / "run" / "full" / "images.json")["parts"]["other"]["g1"]["nucleus_px"] == 4
+    assert read(cell / "result.json")["scores"]["validation"] == own
+    (cell / "weights.safetensors").unlink()
+    (other / "manifest.csv").write_text("\n".join([lines[0], first]) + "\n")
+    result = run_verb(*verb)
+    assert result.exit_code == 2
+    assert "not scored on these other images" in result.stderr
+
+
+def test_a_folder_that_was_put_aside_is_no_arm_and_a_damaged_cell_is_named_with_its_remedy(
+    assert_refused, copied, run_verb
+):
+    run, verb = copied / "run" / "full", ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    before = (run / "result.json").read_bytes()
+    shutil.copytree(run / "colour", run / "colour-old")
+    (run / "none" / "seed-0" / "checkpoints").mkdir()  # left by a process that was killed after its cell was finished
+    result = run_verb(*verb)
+    assert result.exit_code == 0, result.output
+    assert (run / "result.json").read_bytes() == before
+    assert not (run / "none" / "seed-0" / "checkpoints").exists()
+    assert run_verb(*verb, "--cells", "none:0", "--drop-weights").exit_code == 0
+    assert [(run / "none" / f"seed-{seed}" / "weights.safetensors").exists() for seed in (0, 1)] == [False, True]
+    (run / "none" / "seed-1" / "result.json").write_text("{")
+    assert_refused(run_verb(*verb), "none/seed-1/result.json", "remove", "seed-1, and the cell is made anew")
+
+
+def test_pictures_of_restyling_are_drawn_anew_for_another_model_or_gate_alone(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(comparison_pictures, "_draw_styles", lambda *_: drawn.append("styles"))
+    monkeypatch.setattr(comparison_pictures, "draw_failures", lambda *_: drawn.append("failures") or [])
+    for origin in (
+        *[{"style_sha256": "a", "gate": {"near": (1, 2)}}] * 2,
+        {"style_sha256": "b", "gate": {"near": (1, 2)}},
+        {"style_sha256": "b", "gate": {}},
+    ):
+        comparison_pictures.draw_restyled_images(tmp_path, None, None, train=None, annotated=None, origin=origin)
+    assert drawn == ["styles", "failures"] * 3
 
 
 def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(assert_refused, run_verb, manifest, tmp_path):
@@ -376,9 +444,52 @@ def test_report_writes_the_page_of_a_protocol_and_of_the_whole(copied, run_verb)
         assert (copied / folder / "report.html").is_file()
 
 
-def test_the_reference_is_the_best_arm_without_a_gan():
-    assert best_without_gan({"none": 0.4, "recolour": 0.5, "style": 0.9, "style+colour": 0.8}) == "recolour"
-    assert best_without_gan({"style": 0.9}) is None
+def scored(arms):
+    """Arm -> seed -> mode -> S, of scores of all images; those of the minority are 0.2 below."""
+    return {
+        arm: {
+            seed: {
+                tta: {"dsb_score": value, "minority": {"dsb_score": None if value is None else value - 0.2}}
+                for tta, value in modes.items()
+            }
+            for seed, modes in seeds.items()
+        }
+        for arm, seeds in arms.items()
+    }
+
+
+def test_the_reference_is_the_best_augmentation_without_a_gan():
+    def chosen(**quality):
+        standings = standings_of(scored({arm: {0: {"none": value}} for arm, value in quality.items()}))
+        return best_without_gan(standings), best_to_show(standings)
+
+    assert chosen(none=0.4, recolour=0.5, colour=0.3, style=0.9, **{"style+colour": 0.8}) == ("recolour", "style")
+    assert chosen(none=0.6, recolour=0.5, colour=0.3, style=0.4) == ("recolour", "style")  # not none, though it is best
+    assert chosen(none=0.4, style=0.9) == ("none", "style")
+    assert chosen(none=0.4, recolour=0.5) == ("recolour", "recolour")
+    assert chosen(style=0.9) == (None, "style")
+    assert chosen(none=0.4) == ("none", None)
+
+
+def test_arms_are_chosen_by_what_all_of_them_have():
+    three = {seed: {"none": 0.5, "fast": 0.6} for seed in range(3)}
+    standings = standings_of(
+        scored(
+            {
+                "none": three,
+                "recolour": three,
+                "colour": {seed: {"fast": 0.59} for seed in range(3)},
+                "histogram": {0: {"none": 0.7, "fast": 0.8}},
+                "style": {**three, 3: {"fast": 0.9}},
+            }
+        )
+    )
+    assert {arm: one.cells for arm, one in standings.items()} == {
+        **{"none": 6, "recolour": 6, "style": 6, "colour": 3},
+        "histogram": 2,
+    }
+    assert standings["recolour"].quality == standings["style"].quality == pytest.approx(0.45)
+    assert best_without_gan(standings) == "recolour"  # by views it is below colour, by one seed below histogram
 
 
 def test_groups_are_named_by_the_contract_and_the_largest_modality_is_divided():
@@ -422,7 +533,7 @@ def test_the_gallery_shows_the_part_that_changed_most():
     assert _window(before[:100], after[:100])[0] == slice(0, 100)
 
 
-def test_restyled_images_that_kept_least_are_drawn_once_and_refused_ones_come_first(tmp_path, field):
+def test_restyled_images_that_kept_least_are_drawn_and_refused_ones_come_first(tmp_path, field):
     write_data(tmp_path, field)
     dataset = open_dataset(tmp_path / "manifest.csv")
     names = {"dapi": "grey-on-black", "he": "purple-on-white"}
@@ -434,8 +545,7 @@ def test_restyled_images_that_kept_least_are_drawn_once_and_refused_ones_come_fi
             return replace(verdict, outcome=REASONS[1]) if before.id == "f7" else verdict
 
     model = load_style("dsb2018", device="cpu")
-    draw_failures(tmp_path, model, Refusing(), dataset.with_records(records))
-    told = read(tmp_path / "failures.json")["pictures"]
+    told = draw_failures(tmp_path, model, Refusing(), dataset.with_records(records))
     assert 0 < len(told) <= 10
     assert len({(one["source"], one["target"]) for one in told}) == len(told)
     assert all(one["source"] != one["target"] for one in told)
@@ -449,6 +559,3 @@ def test_restyled_images_that_kept_least_are_drawn_once_and_refused_ones_come_fi
     assert np.array_equal(source, np.round(dataset[place].image.numpy() * 255).astype("uint8").transpose(1, 2, 0))
     assert not np.array_equal(made, source)
     assert np.array_equal(masks[..., 0] > 0, dataset[place].labels.numpy() > 0)
-    before = (tmp_path / "failures.json").read_bytes()
-    draw_failures(tmp_path, model, None, dataset.with_records(records))
-    assert (tmp_path / "failures.json").read_bytes() == before

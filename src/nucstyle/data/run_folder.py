@@ -303,8 +303,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, remedy: str = "run the verb again with --overwrite") -> dict[str, Any]:
     """Read a JSON object that a run wrote.
+
+    Args:
+        path: The file.
+        remedy: What helps where it is damaged.
 
     Raises:
         RunFolderError: Missing or damaged.
@@ -315,10 +319,10 @@ def read_json(path: Path) -> dict[str, Any]:
         msg = f"{path}: missing; the run has not finished, go on with --resume"
         raise RunFolderError(msg) from None
     except (ValueError, RecursionError, OSError) as error:
-        msg = f"{path}: cannot be read ({error}); run the verb again with --overwrite"
+        msg = f"{path}: cannot be read ({error}); {remedy}"
         raise RunFolderError(msg) from None
     if not isinstance(value, dict):
-        msg = f"{path}: does not hold a JSON object; run the verb again with --overwrite"
+        msg = f"{path}: does not hold a JSON object; {remedy}"
         raise RunFolderError(msg)
     return value
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -102,12 +101,14 @@ def interval(
         resamples: How often.
     """
     count = int(fields.max()) + 1
-    seeds_drawn, fields_drawn = _draws(len(differences), count, resamples)
+    rng = np.random.default_rng(0)
+    seeds_drawn = rng.integers(len(differences), size=(resamples, len(differences)))  # (R, S)
     sums = np.stack([np.bincount(fields, weights=row, minlength=count) for row in differences])  # (S, F)
     sizes = np.bincount(fields, minlength=count)  # (F,)
     means = []
     for start in range(0, resamples, _CHUNK):
-        seeds, chosen = seeds_drawn[start : start + _CHUNK], fields_drawn[start : start + _CHUNK]
+        seeds = seeds_drawn[start : start + _CHUNK]
+        chosen = rng.integers(count, size=(len(seeds), count))  # the same for every group of as many fields
         of_seeds = sums[:, chosen].sum(axis=2)  # (S, R)
         total = np.take_along_axis(of_seeds.T, seeds, axis=1).mean(axis=1)  # (R,)
         means.append(total / sizes[chosen].sum(axis=1))
@@ -137,13 +138,6 @@ class ImageResampling:
     def interval(self, resampled: npt.NDArray[np.float64]) -> list[float]:
         """The 95 % percentile interval."""
         return [float(one) for one in np.percentile(resampled, (2.5, 97.5))]
-
-
-@lru_cache(maxsize=16)
-def _draws(seeds: int, fields: int, resamples: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(R, S) and (R, F): which seeds and fields each resample takes, the same for every group of that size."""
-    rng = np.random.default_rng(0)
-    return rng.integers(seeds, size=(resamples, seeds)), rng.integers(fields, size=(resamples, fields))
 
 
 def _field_numbers(names: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,7 +20,9 @@ NONE, ALL, MINORITY = "none", "all", "minority"
 GALLERY, FAILURES, STYLE_GRID = "gallery.json", "failures.json", "style-grid.png"
 """What images gained and lost; what of their content restyled ones lost; the grid of styles in `samples/`."""
 PROTOCOLS = ("full", "transfer")
-OTHER = "other"
+OTHER, VALIDATION = "other", "validation"
+_NAME = 24
+"""So many characters of an id are shown."""
 _CONVERGED = 0.01
 """Gain of `none` in the last third of the training up to which it counts as converged (docs/method.md)."""
 
@@ -41,17 +45,12 @@ def compare(run: Path) -> Section:
 
 
 def shown_tta(result: Result) -> str:
-    """The mode of test-time augmentation that figures and pictures are of: the one with most views that was used."""
-    modes = {tta for arm in result["arms"].values() for seed in arm["seeds"].values() for tta in seed}
-    return next((tta for tta in ("full", "fast") if tta in modes), min(modes, default=NONE))
-
-
-def shown_arm(result: Result) -> str | None:
-    """The arm that pictures compare to `none`: with a style model if there is one, and the best of these on validation."""
-    quality = result["validation_quality"]
-    arms = [arm for arm in arms_in_order(result) if arm != NONE]
-    styled = [arm for arm in arms if _has_style(arm)]
-    return max(styled or arms, key=lambda arm: quality.get(arm, 0.0), default=None)
+    """The mode of test-time augmentation that pictures are of: of those that most cells have, the one of most views."""
+    cells = Counter(tta for arm in result["arms"].values() for seed in arm["seeds"].values() for tta in seed)
+    views = ("full", "fast")
+    return min(
+        cells, key=lambda tta: (-cells[tta], views.index(tta) if tta in views else len(views), tta), default=NONE
+    )
 
 
 def arms_in_order(result: Result) -> list[str]:
@@ -88,7 +87,7 @@ _MEANS = "Means over the seeds, TTA {tta}."
 
 def _in_short(result: Result) -> tuple[str, ...]:
     """The answer in a paragraph: the arm of the pictures beside `none` and the best arm without a style model."""
-    arm, tta = shown_arm(result), shown_tta(result)
+    arm, tta = result.get("shown"), shown_tta(result)
     if arm is None:
         return ()
     said = [
@@ -98,15 +97,25 @@ def _in_short(result: Result) -> tuple[str, ...]:
         for name in (MINORITY, ALL)
         if name in groups
     ]
-    chosen = "The arms are those of their kind that are best on validation images."
-    return (f"In short, with TTA {tta}: {'; '.join(said)}. {chosen}",) if said else ()
+    return (f"In short, with TTA {tta}: {'; '.join(said)}. {_chosen(result)}",) if said else ()
+
+
+def _chosen(result: Result) -> str:
+    """By what the arms of the answer were chosen."""
+    said = "The arms are those of their kind with most finished cells, of these the best on validation images"
+    if result["on"] == VALIDATION:
+        said += ", the same that are told of here, so what is chosen looks a little too good"
+    if result["annotated"]:
+        said += "; their hidden masks take part in this choice, and in no training"
+    return said + "."
 
 
 def _answer(arm: str, reference: str, group: str, one: Mapping[str, Any], *, images: int) -> str:
     """Better, worse, or neither, as the interval has it."""
-    seeds = f"{one['seeds']} seed{'s' if one['seeds'] > 1 else ''}"
+    seeds = "one seed" if one["seeds"] == 1 else f"{one['seeds']} seeds"
     interval = _interval(one)
-    span = f"95 % interval {interval}" if interval else "too few fields for an interval"
+    kind = "95 % interval of fields alone" if one["seeds"] == 1 else "95 % interval"
+    span = f"{kind} {interval}" if interval else "too few fields for an interval"
     told = f"{one['mean']:+.3f} on {group} ({images} images of {one['fields']} fields, {seeds}, {span})"
     if interval is None:
         return f"{arm} - {reference} is {told}"
@@ -129,6 +138,26 @@ def _said(result: Result, config: Mapping[str, Any]) -> tuple[str, ...]:
         f"{result['on']}. Arms of one seed start with the same weights and see the same crops. Finished arms (seeds): {cells}.",
         "DSB-2018 score; an image without nuclei and without predictions scores 1.0 by our definition. Minority: every modality "
         "but the largest of the training part.",
+        *_unlike(result),
+    )
+
+
+def _unlike(result: Result) -> tuple[str, ...]:
+    """Seeds whose arms were trained on unlike machines."""
+    kinds: dict[str, dict[str, list[str]]] = {}
+    for arm in arms_in_order(result):
+        for seed, kind in result.get("trained_with", {}).get(arm, {}).items():
+            kinds.setdefault(seed, {}).setdefault(kind, []).append(arm)
+    told = [
+        f"seed {seed}: " + ", ".join(f"{kind} ({', '.join(arms)})" for kind, arms in sorted(kinds[seed].items()))
+        for seed in sorted(kinds, key=int)
+        if len(kinds[seed]) > 1
+    ]
+    if not told:
+        return ()
+    return (
+        "Warning: arms of one seed were trained on unlike devices or in unlike number formats, which makes a difference of "
+        f"its own between them: {'; '.join(told)}. Train a seed on machines of one kind.",
     )
 
 
@@ -235,6 +264,11 @@ def _scores(run: Path, result: Result) -> Section:
     }
     drawn = picture(figures.scores(values, run / FIGURES), f"TTA {tta}: a dot is a seed, a line the mean over seeds.")
     said = "Mean over seeds ± their standard deviation. In brackets the number of images and of independent fields of view."
+    if not result.get("fields_known", True):
+        said += (
+            " The data name no field of view, so every image counts as one: if there are tiles of one field among them, "
+            "intervals are too narrow. nucstyle discover --split finds such tiles; the manifest's column is field_of_view."
+        )
     return Section("Scores by modality", (said,), table=arm_table(result), pictures=_shown(drawn), wide=True)
 
 
@@ -244,9 +278,10 @@ def _shown(drawn: Picture | None) -> tuple[Picture, ...]:
 
 _INTERVALS = (
     "Differences are paired by image and seed. The interval goes from the 2.5 to the 97.5 percentile of 10,000 resamples that "
-    "draw fields of view and seeds anew together; three seeds understate the spread between trainings. Under five fields there "
-    "is none, and every image is listed below. Bold: the interval does not hold 0. Better and worse: images by their mean "
-    "over the seeds. Of many intervals of 95 % one in twenty misses by chance."
+    "draw fields of view and seeds anew together; three seeds understate the spread between trainings, and with one seed the "
+    "interval knows nothing of it. Under five fields there is none, and every image is listed below. Bold: several seeds, and "
+    "the interval does not hold 0. Better and worse: images by their mean over the seeds. Of many intervals of 95 % one in "
+    "twenty misses by chance."
 )
 
 
@@ -260,7 +295,9 @@ def difference_table(result: Result, *, groups: Sequence[str] | None = None, **o
         groups: To tell of; None = all.
         only: `reference` and `tta` to tell of; left out = all. A row does not name the mode that all have.
     """
-    table = [["arm - reference", "group", "images", "fields", "difference", "95 % interval", "better", "worse"]]
+    table = [
+        ["arm - reference", "group", "images", "fields", "seeds", "difference", "95 % interval", "better", "worse"]
+    ]
     for arm, reference, tta, found in _compared(result):
         if {"reference": reference, "tta": tta, **only} != {"reference": reference, "tta": tta}:
             continue
@@ -273,10 +310,11 @@ def difference_table(result: Result, *, groups: Sequence[str] | None = None, **o
 
 
 def _difference(one: Mapping[str, Any]) -> list[str]:
-    """Fields, mean, interval, better and worse of an entry of `differences`."""
+    """Fields, seeds, mean, interval, better and worse of an entry of `differences`."""
     mean = f"{one['mean']:+.3f}"
     return [
         str(one["fields"]),
+        str(one["seeds"]),
         Strong(mean) if _is_sure(one) else mean,
         _interval(one) or "-",
         str(one["better"]),
@@ -285,8 +323,8 @@ def _difference(one: Mapping[str, Any]) -> list[str]:
 
 
 def _is_sure(one: Mapping[str, Any]) -> bool:
-    """Whether there is an interval, and it does not hold 0."""
-    return one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
+    """Whether there is an interval of several trainings, and it does not hold 0."""
+    return one["seeds"] > 1 and one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
 
 
 def _interval(one: Mapping[str, Any]) -> str | None:
@@ -312,8 +350,8 @@ def _differences(run: Path, result: Result) -> Section:
     parts += [Section(f"To each, TTA {mode}", table=difference_table(result, tta=mode)) for mode in others]
     quality = ", ".join(f"{arm} {result['validation_quality'][arm]:.3f}" for arm in arms_in_order(result))
     chosen = (
-        f"Best arm without a style model on validation images: {result['reference']}. (Mean over seeds and TTA modes of the "
-        f"mean of all and minority: {quality}.)"
+        f"Best augmentation without a style model on validation images, of those with most finished cells: "
+        f"{result['reference']}. (Mean of all and minority, over the seeds and TTA modes that none has as well: {quality}.)"
     )
     return Section("Differences", (_INTERVALS, chosen), parts=tuple(one for one in parts if one is not None))
 
@@ -341,7 +379,7 @@ def _few(result: Result, tta: str) -> list[list[str]]:
     for name in _groups(result):
         found = [groups[name].get("images", {}) for groups in compared.values()]
         for image in sorted(found[-1] if found else (), key=lambda one: (found[-1][one], one)):
-            table.append([name, image[:8], *(f"{one[image]:+.3f}" if image in one else "-" for one in found)])
+            table.append([name, image[:_NAME], *(f"{one[image]:+.3f}" if image in one else "-" for one in found)])
     return table
 
 
@@ -387,7 +425,12 @@ def _converged(cells: Sequence[Path], steps: int) -> str:
     if not gains:
         return "Whether none had converged is not known: it was not measured while training."
     gain = fmean(gains)
-    verdict = "converged" if gain < _CONVERGED else "not converged: give all arms more steps"
+    verdict = (
+        f"under {_CONVERGED}, so the budget is taken for long enough. Where the learning rate has come down by then, as in lite, "
+        "only a comparison of more steps (--set steps=N) can tell what these bring"
+        if gain < _CONVERGED
+        else "not converged; give all arms more steps (--set steps=N)"
+    )
     return f"In the last third of its steps the best quality of none rose by {gain:.3f} (mean over seeds): {verdict}."
 
 
@@ -402,7 +445,12 @@ def _gates(run: Path, result: Result) -> list[Section]:
                 [[sum(counts) for counts in zip(*pairs, strict=True)] for pairs in zip(*rows, strict=True)]
                 for rows in zip(*(gate["tally"] for gate in gates), strict=True)
             ]
-            parts += gate_parts({**gates[0], "tally": total}, f"Restyled images that the gate let through: {arm}")
+            told = {**gates[0], "tally": total}
+            drawn = picture(
+                figures.gate(told, arm, run / FIGURES), "Share that passed; its counts are in the table and in the CSV."
+            )
+            for part in gate_parts(told, f"Restyled images that the gate let through: {arm}"):
+                parts.append(replace(part, pictures=_shown(drawn)))
     return parts
 
 
@@ -414,7 +462,7 @@ def _gallery(run: Path) -> list[Section]:
         pictures = [
             picture(
                 run / "samples" / one["file"],
-                f"{one['difference']:+.3f}, seed {one['seed']} ({one['id'][:8]})",
+                f"{one['difference']:+.3f}, seed {one['seed']} ({one['id'][:_NAME]})",
                 one["id"],
             )
             for one in told["pictures"]
@@ -457,7 +505,7 @@ def _failure(one: Mapping[str, Any]) -> str:
     """What is said of a restyled image that kept little."""
     verdict = "the gate lets it pass" if one["is_used"] else one["reason"]
     values = ", ".join(f"{name} {value:.2f}" for name, value in one["values"].items())
-    return f"{one['source']} to {one['target']}: {verdict}; {values} ({one['id'][:8]})"
+    return f"{one['source']} to {one['target']}: {verdict}; {values} ({one['id'][:_NAME]})"
 
 
 def _other(run: Path) -> Section:

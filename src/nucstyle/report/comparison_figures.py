@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 from textwrap import wrap
@@ -14,6 +15,8 @@ from matplotlib.figure import Figure
 
 from nucstyle.report.figures import STYLE, colours_of, save_figure
 
+_LIGHT = 0.6
+"""Share above which the colour map is light."""
 _SPREAD = 0.7
 """Width that the arms of a group take together."""
 
@@ -111,6 +114,42 @@ def learning(
         axes.set_ylabel(title)
         axes.legend(frameon=False, fontsize=8)
         return _write(figure, folder, name, [["arm", "place_of_seed", "step", "value"], *rows])
+
+
+def gate(told: Mapping[str, Any], arm: str, folder: Path) -> Path:
+    """Draw the share of restyled images that the gate let through, for each pair of modalities.
+
+    Args:
+        told: `modalities`, `outcomes` and `tally`, as in a `result.json`; of the outcomes the first is that an image passed, the
+            last that the original was kept after the last attempt.
+        arm: Whose images.
+        folder: Where `gate-ARM.png`, `.svg` and `.csv` go; the latter with the count of every outcome.
+    """
+    names, outcomes = told["modalities"], told["outcomes"]
+    rows = [
+        [source, target, *counts]
+        for source, row in zip(names, told["tally"], strict=True)
+        for target, counts in zip(names, row, strict=True)
+    ]
+    shares = [
+        [counts[0] / tried if (tried := sum(counts[:-1])) else float("nan") for counts in row] for row in told["tally"]
+    ]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.1 * len(names) + 2.4, 0.55 * len(names) + 1.8), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        for y, row in enumerate(shares):
+            for x, share in enumerate(row):
+                text, colour = (
+                    ("-", "black") if isnan(share) else (f"{share:.2f}", "black" if share > _LIGHT else "white")
+                )
+                axes.text(x, y, text, ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(names)), ["\n".join(wrap(name, 10)) for name in names], fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xlabel("restyled into")
+        axes.set_ylabel("source")
+        name = f"gate-{arm.replace('+', '-')}"
+        return _write(figure, folder, name, [["source", "target", *outcomes], *rows])
 
 
 def _axes(groups: Sequence[str]) -> tuple[Figure, Any]:

@@ -136,6 +136,15 @@ def parts_of(name: str) -> tuple[str, ...]:
     return parts
 
 
+def is_arm(name: str) -> bool:
+    """Whether a name is that of an arm."""
+    try:
+        parts_of(name)
+    except OptionError:
+        return False
+    return True
+
+
 def check_arm(name: str, style: Path | str | None) -> None:
     """Refuse an arm that there is not, before anything is read.
 

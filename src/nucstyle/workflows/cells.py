@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nucstyle.core.config import build
-from nucstyle.core.errors import RunFolderError
+from nucstyle.core.errors import InputError, RunFolderError
 from nucstyle.core.precision import Precision
 from nucstyle.core.protocols import Progress
 from nucstyle.data.dataset import Dataset
@@ -22,11 +22,12 @@ from nucstyle.metrics.summary import summarise
 from nucstyle.segmentation.detector import InferenceConfig
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.training.checkpoint import drop_checkpoints
-from nucstyle.workflows.arms import gate_result
+from nucstyle.workflows.arms import gate_result, is_arm
 from nucstyle.workflows.evaluate import score_files
 from nucstyle.workflows.load import WEIGHTS, load_segmenter
 from nucstyle.workflows.predict import predict_into
 from nucstyle.workflows.selection import drop_measured
+from nucstyle.workflows.submission import SUBMISSION, submission
 from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter
 
 VALIDATION = "validation"
@@ -49,11 +50,19 @@ class Scoring:
     """The modality with the most training images; the others are the minority."""
     pictures: bool = True
     """Whether previews and overlays are written beside the label files."""
+    fingerprints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By part, of images that are not those that cells are trained on, and may be others the next time."""
+
+    def known(self, result: Mapping[str, Any], part: str) -> dict[str, Any]:
+        """By mode what a cell's `result.json` says of a part; nothing where that was said of other images."""
+        if result.get("scored_on", {}).get(part) != self.fingerprints.get(part):
+            return {}
+        scores: dict[str, Any] = result.get("scores", {}).get(part, {})
+        return scores
 
     def missing(self, result: Mapping[str, Any]) -> list[tuple[str, str]]:
         """(part, mode) that a cell has no scores of."""
-        scores = result.get("scores", {})
-        return [(part, tta) for part in self.parts for tta in self.ttas if tta not in scores.get(part, {})]
+        return [(part, tta) for part in self.parts for tta in self.ttas if tta not in self.known(result, part)]
 
 
 def cell_folder(parent: Path, arm: str, seed: int) -> Path:
@@ -73,14 +82,23 @@ def is_finished(cell: Path) -> bool:
 
 def is_complete(cell: Path, scoring: Scoring) -> bool:
     """Whether nothing is left to do for a cell."""
-    return is_finished(cell) and not scoring.missing(read_json(cell / RESULT))
+    return is_finished(cell) and not scoring.missing(read_cell(cell))
+
+
+def read_cell(cell: Path) -> dict[str, Any]:
+    """What a finished cell's `result.json` holds.
+
+    Raises:
+        RunFolderError: It is damaged.
+    """
+    return read_json(cell / RESULT, remedy=f"remove {cell}, and the cell is made anew")
 
 
 def finished_cells(parent: Path) -> Iterator[tuple[str, int, Path]]:
-    """(arm, seed, folder) of every finished cell."""
+    """(arm, seed, folder) of every finished cell; folders that are not named as an arm are somebody's own, put aside."""
     for cell in sorted(parent.glob(f"*/{_PREFIX}*")):
         seed = cell.name.removeprefix(_PREFIX)
-        if seed.isdecimal() and is_finished(cell) and (cell / CONFIG).is_file():
+        if seed.isdecimal() and is_arm(cell.parent.name) and is_finished(cell) and (cell / CONFIG).is_file():
             yield cell.parent.name, int(seed), cell
 
 
@@ -113,7 +131,7 @@ def run_cell(cell: Path, segmenter_run: SegmenterRun, scoring: Scoring, *, progr
                 **gate_result(segmenter_run.arm),
             }
             _score(run, result, scoring, segmenter_run.device, segmenter_run.precision, progress)
-    return read_json(cell / RESULT)
+    return read_cell(cell)
 
 
 def score_cell(cell: Path, scoring: Scoring, *, device: str, progress: Progress) -> dict[str, Any]:
@@ -122,14 +140,14 @@ def score_cell(cell: Path, scoring: Scoring, *, device: str, progress: Progress)
     Raises:
         RunFolderError: They are not.
     """
-    result = read_json(cell / RESULT)
-    if not is_complete(cell, scoring):
+    result = read_cell(cell)
+    if scoring.missing(result):
         check_scorable(cell, scoring)
         config = read_config(cell)
         precision: Precision = config["precision"] if config["device"] == device.partition(":")[0] else "auto"
         with RunFolder.open(cell, config, resume=True) as run:
             _score(run, result, scoring, device, precision, progress)
-    return read_json(cell / RESULT)
+    return result
 
 
 def check_scorable(cell: Path, scoring: Scoring) -> None:
@@ -139,10 +157,10 @@ def check_scorable(cell: Path, scoring: Scoring) -> None:
         RunFolderError: With what is missing.
     """
     if is_finished(cell) and not is_complete(cell, scoring) and not (cell / WEIGHTS).is_file():
-        part, tta = scoring.missing(read_json(cell / RESULT))[0]
+        part, tta = scoring.missing(read_cell(cell))[0]
         msg = (
-            f"{cell}: finished, but not scored on {part} with tta {tta}, and its {WEIGHTS} is gone; bring it back, "
-            "or remove the folder to train the cell again"
+            f"{cell}: finished, but not scored on these {part} images with tta {tta}, and its {WEIGHTS} is gone; bring it "
+            "back, or remove the folder to train the cell again"
         )
         raise RunFolderError(msg)
 
@@ -164,7 +182,12 @@ def _score(
     segmenter.inference = build(
         InferenceConfig, settled(read_config(run.path))["recipe"]["inference"], where=str(run.path)
     )
-    for part, tta in scoring.missing(result):
+    missing = scoring.missing(result)
+    for part in {part for part, _ in missing}:
+        result["scores"][part] = scoring.known(result, part)
+    if scoring.fingerprints:
+        result["scored_on"] = {part: dict(one) for part, one in scoring.fingerprints.items()}
+    for part, tta in missing:
         dataset, folder = scoring.parts[part], predictions_folder(run.path, part, tta)
         shutil.rmtree(folder, ignore_errors=True)
         outcome = predict_into(
@@ -179,5 +202,15 @@ def _score(
         outcome.require_all()
         scores = score_files(dataset, folder / "predictions", progress=progress)
         modalities = {record.id: record.modality for record in dataset.records}
-        result["scores"].setdefault(part, {})[tta] = summarise(scores, modalities, scoring.largest)
+        result["scores"][part][tta] = summarise(scores, modalities, scoring.largest)
+        if part == OTHER:
+            _submit(folder, progress)
     run.write_result(result)
+
+
+def _submit(folder: Path, progress: Progress) -> None:
+    """Write the predictions of other data as the Data Science Bowl takes them; a name that it cannot take is said."""
+    try:
+        submission(folder, progress=progress)
+    except InputError as error:
+        progress.say(f"no {SUBMISSION} is written in {folder}: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from nucstyle.workflows.cells import (
     score_cell,
 )
 from nucstyle.workflows.comparison import describe_images, sum_up
-from nucstyle.workflows.comparison_pictures import draw_failures, draw_gallery, draw_styles
+from nucstyle.workflows.comparison_pictures import draw_gallery, draw_restyled_images
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.named import NamedImages, check_masks_seen, name_images, with_modalities
@@ -140,7 +141,13 @@ def compare(
         annotated = [largest or ""]
     train, validation = visible_parts(dataset, named, annotated, progress)
     check_settings(settled, train, None, arms, progress)
-    scoring = Scoring(_scored_parts(dataset, named, other, on, progress), tta, largest, pictures=False)
+    scoring = Scoring(
+        _scored_parts(dataset, named, other, on, progress),
+        tta,
+        largest,
+        pictures=False,
+        fingerprints={OTHER: data_fingerprint(other)} if other is not None else {},
+    )
     styled, seeing = _models(style, gate, judge, named, annotated, place, settled, progress)
     models = {"--style": styled, "--judge": seeing.judge if seeing is not None else None}
     check_masks_seen(named, annotated, models)
@@ -240,7 +247,10 @@ def _other_images(test: Path | str | None, dataset: Dataset, reading: ReadOption
     used = {record.id for record in dataset.records if record.split != TEST}
     both = sorted(used.intersection(record.id for record in other.records))
     if both:
-        msg = f"{test}: {len(both)} of its images are trained on or chosen by, {both[0]} among them; leave them out of --test"
+        msg = (
+            f"{test}: {len(both)} of its images have names of images that are trained on or chosen by, {both[0]} among them; "
+            "leave them out of --test, or rename them where they are others"
+        )
         raise DatasetError(msg)
     return other
 
@@ -266,7 +276,16 @@ def _scored_parts(
 
 
 def _recognised(dataset: Dataset, named: NamedImages, progress: Progress) -> Dataset:
-    """Images with the modality that their manifest names, else the nearest."""
+    """Images with the modality that their manifest names, else the nearest; names that training images lack are said."""
+    known = {record.modality for record in named.images.records}
+    foreign = Counter(one.modality for one in dataset.records if one.modality is not None and one.modality not in known)
+    if foreign:
+        told = ", ".join(f"{name} ({count})" for name, count in sorted(foreign.items()))
+        progress.say(
+            f"warning: some images that are scored are of modalities that the training data do not name, {told}: they count as "
+            f"minority; where it is one of {', '.join(sorted(name for name in known if name))}, name it so in the manifest, "
+            "or leave the column modality empty to have it recognised"
+        )
     unnamed = dataset.where(lambda record: record.modality is None)
     if not len(unnamed):
         return dataset
@@ -327,6 +346,12 @@ class _Comparison:
         shared = {name: value for name, value in plain.items() if name in ("verb", *_SHARED)}
         return {**shared, "protocol": self.protocol, "annotated": list(self.annotated or ())}
 
+    @property
+    def restyled_by(self) -> dict[str, Any]:
+        """The style model and the gate."""
+        sha256 = self.style_weights.sha256 if self.style_weights is not None else ""
+        return {"style_sha256": sha256, "gate": self.gate.to_table() if self.gate else {}}
+
     def run_of(self, key: Key) -> SegmenterRun:
         """The training of a cell."""
         arm, seed = key
@@ -367,7 +392,7 @@ class _Comparison:
             own["recipe"], asked["recipe"] = _without_style(own["recipe"]), _without_style(asked["recipe"])
         elif self.style_weights is not None:
             own |= {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
-            asked |= {"style_sha256": self.style_weights.sha256, "gate": self.gate.to_table() if self.gate else {}}
+            asked |= self.restyled_by
         found = differences(own, asked)
         if found:
             key, (before, after) = next(iter(found.items()))
@@ -401,9 +426,20 @@ def _work(
         describe_images(folder, comparison.named.images, comparison.train, scoring, progress)
         if comparison.style is not None:
             model = load_style(comparison.style, device=comparison.device)
-            draw_styles(folder, model, comparison.named.bare_training_part())
-            draw_failures(folder, model, comparison.gate.gate if comparison.gate else None, comparison.train)
-    failures, todo = [], [key for key in chosen if not is_complete(cell_folder(folder, *key), scoring)]
+            draw_restyled_images(
+                folder,
+                model,
+                comparison.gate.gate if comparison.gate else None,
+                train=comparison.named.bare_training_part(),
+                annotated=comparison.train,
+                origin=comparison.restyled_by,
+            )
+    failures, todo = [], []
+    for key in chosen:
+        if is_complete(cell_folder(folder, *key), scoring):
+            drop_training_state(cell_folder(folder, *key), keep_weights=keep_weights)
+        else:
+            todo.append(key)
     for number, key in enumerate(todo, start=1):
         cell = cell_folder(folder, *key)
         progress.say(f"cell {number} of {len(todo)}: {key[0]}, seed {key[1]}")

@@ -7,6 +7,7 @@ cells that were made elsewhere can be summed up, and the report needs files alon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -18,10 +19,10 @@ from nucstyle.core.errors import RunFolderError
 from nucstyle.core.protocols import Progress
 from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset
-from nucstyle.data.run_folder import CONFIG, RESULT, read_json, write_json, write_text
+from nucstyle.data.run_folder import CONFIG, RESULT, read_config, read_json, write_json, write_text
 from nucstyle.metrics.intervals import paired_difference
 from nucstyle.workflows.arms import NONE, parts_of
-from nucstyle.workflows.cells import OTHER, VALIDATION, Scoring, finished_cells
+from nucstyle.workflows.cells import OTHER, VALIDATION, Scoring, finished_cells, read_cell
 
 IMAGES = "images.json"
 ALL, MINORITY = "all", "minority"
@@ -44,7 +45,10 @@ def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scor
     """
     known = read_json(folder / IMAGES) if (folder / IMAGES).is_file() else {}
     typical = known["median_nucleus_px"] if known else _typical_area(images, train, scoring.largest, progress)
-    parts: dict[str, dict[str, Any]] = dict(known.get("parts", {}))
+    of = known.get("scored_on", {})
+    parts: dict[str, dict[str, Any]] = {
+        part: one for part, one in known.get("parts", {}).items() if of.get(part) == scoring.fingerprints.get(part)
+    }
     areas = {name: one["nucleus_px"] for part in parts.values() for name, one in part.items()}
     for part, dataset in scoring.parts.items():
         new = [index for index, record in enumerate(dataset.records) if record.id not in areas]
@@ -54,6 +58,8 @@ def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scor
             for one in dataset.records
         }
     table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts}
+    if scoring.fingerprints:
+        table["scored_on"] = {part: dict(one) for part, one in scoring.fingerprints.items()}
     write_json(folder / IMAGES, {"format": 1, "train": len(images.part("train", None)), **table})
 
 
@@ -127,17 +133,17 @@ def sum_up(folder: Path, config: Mapping[str, Any], scoring: Scoring, on: str) -
     if OTHER in scoring.parts:
         (folder / OTHER).mkdir(exist_ok=True)
         write_text(folder / OTHER / CONFIG, to_toml({**config, "on": OTHER}))
-        write_json(folder / OTHER / RESULT, _summary(folder, config, OTHER))
-    result = _summary(folder, config, on)
+        write_json(folder / OTHER / RESULT, _summary(folder, config, scoring, OTHER))
+    result = _summary(folder, config, scoring, on)
     write_json(folder / RESULT, result)
     return result
 
 
-def _summary(folder: Path, config: Mapping[str, Any], part: str) -> dict[str, Any]:
+def _summary(folder: Path, config: Mapping[str, Any], scoring: Scoring, part: str) -> dict[str, Any]:
     images = read_json(folder / IMAGES)
-    scored, chosen_by = _collect(folder, images, part), _collect(folder, images, VALIDATION)
-    qualities = {arm: _quality(seeds) for arm, seeds in chosen_by.items()}
-    rival = best_without_gan(qualities)
+    scored, chosen_by = (_collect(folder, images, scoring, one) for one in (part, VALIDATION))
+    standings = standings_of(chosen_by)
+    rival = best_without_gan(standings)
     groups = groups_of(images, part)
     described = images["parts"][part]
     fields = {name: one["field_of_view"] for name, one in described.items()}
@@ -152,8 +158,11 @@ def _summary(folder: Path, config: Mapping[str, Any], part: str) -> dict[str, An
         "on": part,
         "split": {"train": images["train"], **{name: len(one) for name, one in images["parts"].items()}},
         "arms": {arm: {"seeds": {str(seed): modes for seed, modes in seeds.items()}} for arm, seeds in scored.items()},
-        "validation_quality": qualities,
+        "trained_with": _trained_with(folder, scored),
+        "validation_quality": {arm: one.quality for arm, one in standings.items()},
         "reference": rival,
+        "shown": best_to_show({arm: one for arm, one in standings.items() if arm in scored}),
+        "fields_known": any(fields.values()),
         "groups": {
             name: {"images": len(ids), "fields": len({fields[one] or f"image {one}" for one in ids})}
             for name, ids in groups.items()
@@ -170,12 +179,24 @@ def _summary(folder: Path, config: Mapping[str, Any], part: str) -> dict[str, An
     }
 
 
-def _collect(folder: Path, images: Mapping[str, Any], part: str) -> dict[str, dict[int, dict[str, Scores]]]:
+def _trained_with(folder: Path, scored: Mapping[str, Seeds]) -> dict[str, dict[str, str]]:
+    """Arm -> seed -> kind of device and number format; one seed on two kinds is no pair of the same crops any more."""
+    found: dict[str, dict[str, str]] = {}
+    for arm, seed, cell in finished_cells(folder):
+        if seed in scored.get(arm, {}):
+            config = read_config(cell)
+            found.setdefault(arm, {})[str(seed)] = f"{config.get('device', '')} {config.get('precision', '')}".strip()
+    return found
+
+
+def _collect(
+    folder: Path, images: Mapping[str, Any], scoring: Scoring, part: str
+) -> dict[str, dict[int, dict[str, Scores]]]:
     """Arm -> seed -> mode -> S of every finished cell that was scored on a part, `none` first."""
     wanted = set(images["parts"][part])
     found: dict[str, dict[int, dict[str, Scores]]] = {}
     for arm, seed, cell in finished_cells(folder):
-        modes = read_json(cell / RESULT)["scores"].get(part, {})
+        modes = scoring.known(read_cell(cell), part)
         for scores in modes.values():
             if set(scores["images"]) != wanted:
                 msg = f"{cell}: scored on other {part} images than there are now; remove the cell or give the old data"
@@ -190,20 +211,54 @@ def _order(arm: str) -> tuple[bool, bool, str]:
     return arm != NONE, "style" in parts_of(arm), arm
 
 
-def _quality(seeds: Seeds) -> float:
-    """Mean over seeds and modes of the mean of the scores of all images and of the minority, as a training chooses its best."""
-    values = []
-    for modes in seeds.values():
-        for scores in modes.values():
-            known = [value for value in (scores["dsb_score"], scores["minority"]["dsb_score"]) if value is not None]
-            values.append(fmean(known))
-    return fmean(values)
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How well an arm does on validation images, to choose among arms by."""
+
+    cells: int
+    """Seeds and modes of test-time augmentation that it was scored with and `none` as well."""
+    quality: float
+    """Mean over these of the mean of the scores of all images and of the minority, as a training chooses its best."""
 
 
-def best_without_gan(qualities: Mapping[str, float]) -> str | None:
-    """The arm without a GAN that is best on validation images; None where there is none."""
-    candidates = [arm for arm in qualities if "style" not in parts_of(arm)]
-    return max(candidates, key=lambda arm: qualities[arm]) if candidates else None
+def standings_of(scored: Mapping[str, Seeds]) -> dict[str, Standing]:
+    """The standing of every arm, over the seeds and modes that it shares with `none`; over its own where it shares none.
+
+    An arm of which more is scored with many views is not set above the others by that.
+    """
+    plain = _pairs(scored.get(NONE, {}))
+    found = {}
+    for arm, seeds in scored.items():
+        own = _pairs(seeds)
+        shared = own & plain
+        values = [_quality(seeds[seed][tta]) for seed, tta in sorted(shared or own)]
+        found[arm] = Standing(len(shared), fmean(values))
+    return found
+
+
+def _pairs(seeds: Seeds) -> set[tuple[int, str]]:
+    return {(seed, tta) for seed, modes in seeds.items() for tta in modes}
+
+
+def _quality(scores: Scores) -> float:
+    return fmean(value for value in (scores["dsb_score"], scores["minority"]["dsb_score"]) if value is not None)
+
+
+def best_without_gan(standings: Mapping[str, Standing]) -> str | None:
+    """The arm with an augmentation, and without a GAN, that is best on validation images; without one `none`, if it is there."""
+    candidates = [arm for arm in standings if arm != NONE and "style" not in parts_of(arm)]
+    return _best(standings, candidates) or (NONE if NONE in standings else None)
+
+
+def best_to_show(standings: Mapping[str, Standing]) -> str | None:
+    """The arm that pictures compare to `none`: the best with a style model, or the best of all where there is none."""
+    augmented = [arm for arm in standings if arm != NONE]
+    return _best(standings, [arm for arm in augmented if "style" in parts_of(arm)] or augmented)
+
+
+def _best(standings: Mapping[str, Standing], candidates: Sequence[str]) -> str | None:
+    """Those of most finished cells come first, so that a comparison does not rest on one seed where there are three."""
+    return max(candidates, key=lambda arm: (standings[arm].cells, standings[arm].quality), default=None)
 
 
 def _differences(

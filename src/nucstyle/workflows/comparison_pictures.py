@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.image_io import read_labels, write_png
 from nucstyle.data.manifest import file_name
-from nucstyle.data.run_folder import write_json
-from nucstyle.report.comparison import FAILURES, GALLERY, STYLE_GRID, shown_arm, shown_tta
+from nucstyle.data.run_folder import read_json, write_json
+from nucstyle.report.comparison import FAILURES, GALLERY, STYLE_GRID, shown_tta
 from nucstyle.report.pictures import VIEW_PX, draw_change, draw_restyled
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.arms import NONE
@@ -42,7 +43,7 @@ def draw_gallery(folder: Path, dataset: Dataset, result: Mapping[str, Any]) -> N
         dataset: The images that are scored, with their masks.
         result: Of the comparison.
     """
-    arm, tta = shown_arm(result), shown_tta(result)
+    arm, tta = result["shown"], shown_tta(result)
     told: list[dict[str, Any]] = []
     if arm is not None and NONE in result["arms"]:
         gains = _gains(result, arm, tta)
@@ -106,27 +107,49 @@ def _window(before: Tensor, after: Tensor) -> tuple[slice, slice]:
     return slice(y * _STRIDE_PX, y * _STRIDE_PX + height), slice(x * _STRIDE_PX, x * _STRIDE_PX + width)
 
 
-def draw_styles(folder: Path, model: StyleModel, train: Dataset) -> None:
-    """Draw the grid of styles (paper, figure 3) where it is missing; not where there is no training image of some modality."""
+def draw_restyled_images(
+    folder: Path, model: StyleModel, gate: Gate | None, *, train: Dataset, annotated: Dataset, origin: Mapping[str, Any]
+) -> None:
+    """Draw the grid of styles and where restyling fails, or leave what a model and a gate of that origin drew before.
+
+    Args:
+        folder: Of the protocol.
+        model: The style model.
+        gate: As in `draw_failures`.
+        train: Training images of every modality.
+        annotated: Training images with masks.
+        origin: What the pictures depend on, for `failures.json`.
+    """
+    path, made_by = folder / FAILURES, json.loads(json.dumps(origin))
+    if path.is_file() and read_json(path).get("origin") == made_by:
+        return
+    _draw_styles(folder, model, train)
+    write_json(path, {"format": 1, "origin": made_by, "pictures": draw_failures(folder, model, gate, annotated)})
+
+
+def _draw_styles(folder: Path, model: StyleModel, train: Dataset) -> None:
+    """Draw the grid of styles (paper, figure 3); there is none where some modality has no training image."""
     path = folder / "samples" / STYLE_GRID
-    if not path.exists() and {record.modality for record in train.records}.issuperset(model.modalities):
+    path.unlink(missing_ok=True)
+    if {record.modality for record in train.records}.issuperset(model.modalities):
         draw_style_grid(path, model, grid_sources(train, model.modalities))
 
 
-def draw_failures(folder: Path, model: StyleModel, gate: Gate | None, train: Dataset) -> None:
+def draw_failures(folder: Path, model: StyleModel, gate: Gate | None, train: Dataset) -> list[dict[str, Any]]:
     """Draw the restyled training images that kept least of their content, one a pair of modalities (paper, figure 5).
 
     The first images of each modality are moved into every other. What the gate refuses comes first, then what differs least
-    from its surroundings. Where `failures.json` is there already, nothing is done.
+    from its surroundings.
 
     Args:
-        folder: Of the protocol; `failures.json` says what is in `samples/`.
+        folder: Of the protocol; pictures go to `samples/`.
         model: The style model.
         gate: What says how much of the content was kept; None = one without a judge.
         train: Annotated training images.
+
+    Returns:
+        Of each picture its file, what was moved where, and what the gate says of it.
     """
-    if (folder / FAILURES).exists():
-        return
     checked = gate or Gate()
     worst: dict[tuple[str, str], tuple[Sample, Sample, Verdict]] = {}
     for sample in _examples(train, model.modalities):
@@ -147,7 +170,7 @@ def draw_failures(folder: Path, model: StyleModel, gate: Gate | None, train: Dat
         write_png(folder / "samples" / picture, draw_restyled(sample.image, made.image, sample.labels))
         about = {"source": source, "target": target, "id": sample.id, "reason": verdict.outcome}
         told.append({"file": picture, **about, "is_used": verdict.is_accepted, "values": dict(verdict.values)})
-    write_json(folder / FAILURES, {"format": 1, "pictures": told})
+    return told
 
 
 def _examples(train: Dataset, modalities: Sequence[str]) -> Iterator[Sample]:
