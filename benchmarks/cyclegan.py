@@ -32,6 +32,7 @@ from nucstyle.data.image_io import write_png
 from nucstyle.metrics.translation import goal_shares
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.load import load_judge, load_style, load_trunk
+from nucstyle.workflows.provenance import data_fingerprint
 from nucstyle.workflows.style_measures import Measurer
 
 WIDTH, BLOCKS, BATCH, CROP_PX = 32, 6, 6, 128
@@ -222,7 +223,8 @@ def main() -> None:
     pair = Pair(style.modalities, (numbers[0], numbers[1]), style)
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "generators.safetensors"
-    trained = {"pair": arguments.pair, "steps": str(arguments.steps)}
+    ids = data_fingerprint(learnt)["ids_sha256"]
+    trained = {"pair": arguments.pair, "steps": str(arguments.steps), "ids_sha256": ids}
     if file.is_file():
         with safe_open(file, "pt") as made:
             if made.metadata() != trained:

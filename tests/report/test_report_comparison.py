@@ -174,13 +174,29 @@ def test_the_page_says_where_arms_of_one_seed_were_trained_on_unlike_machines(pr
     assert "unlike devices" not in write_report(protocol).read_text()
 
 
-def test_the_page_says_where_no_field_of_view_is_known(protocol):
-    assert "every image counts as one" in write_report(protocol).read_text()
+def test_the_page_says_how_many_images_name_no_field_of_view(protocol):
+    assert " 10 of the 10 images name no field of view" in write_report(protocol).read_text()
     images = json.loads((protocol / "images.json").read_text())
+    for name in NAMES:
+        images["parts"]["validation"][name]["field_of_view"] = None if name == NAMES[0] else f"field of {name}"
+    (protocol / "images.json").write_text(json.dumps(images))
+    sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
+    assert " 1 of the 10 images name no field of view" in write_report(protocol).read_text()
     images["parts"]["validation"][NAMES[0]]["field_of_view"] = "a"
     (protocol / "images.json").write_text(json.dumps(images))
     sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
-    assert "every image counts as one" not in write_report(protocol).read_text()
+    assert "name no field of view" not in write_report(protocol).read_text()
+
+
+def test_a_result_of_an_older_version_has_a_page_that_says_so(protocol):
+    assert "older nucstyle" not in write_report(protocol).read_text()
+    result = result_of(protocol)
+    for name in ("shown", "trained_with", "without_field"):
+        del result[name]
+    (protocol / "result.json").write_text(json.dumps({**result, "reference": "none"}))
+    page = write_report(protocol).read_text()
+    assert "Summed up by an older nucstyle; compare --resume does it anew." in page
+    assert "The best augmentation" not in page
 
 
 def test_the_table_of_all_measures_says_that_it_holds_means_and_keeps_counts_whole(protocol):

@@ -57,8 +57,8 @@ def tiny_demo(tmp_path_factory, worker_id):
 
 
 @pytest.fixture
-def demo_copy(tiny_demo, tmp_path_factory):
+def demo_copy(tiny_demo, tmp_path):
     """A copy of the tiny demo, for tests that open the run: several workers share the original."""
-    out = tmp_path_factory.mktemp("copy") / "demo-run"
+    out = tmp_path / "copy" / "demo-run"
     shutil.copytree(tiny_demo, out)
     return out

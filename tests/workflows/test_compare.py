@@ -4,9 +4,11 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.gate import REASONS, Gate
 from nucstyle.cli import app
 from nucstyle.core.errors import TrainingError
+from nucstyle.core.protocols import SILENT
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.manifest import read_manifest
 from nucstyle.data.run_folder import read_config
@@ -23,7 +26,8 @@ from nucstyle.data.weights import load_weights, save_weights
 from nucstyle.training.distributed import SINGLE
 from nucstyle.workflows import cells, comparison_pictures
 from nucstyle.workflows.arms import Arm
-from nucstyle.workflows.comparison import best_to_show, best_without_gan, groups_of, standings_of
+from nucstyle.workflows.cells import Scoring
+from nucstyle.workflows.comparison import best_to_show, best_without_gan, describe_images, groups_of, standings_of
 from nucstyle.workflows.comparison_pictures import _window, draw_failures
 from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.recipes import segmenter_recipe
@@ -300,6 +304,8 @@ def test_other_data_that_is_not_what_it_was_is_scored_anew(copied, run_verb, fie
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--cells", "none:0")
     verb += ("--test", "other/manifest.csv")
     first, second = lines[1].replace("f0,", "g0,", 1), lines[2].replace("f1,", "g1,", 1).replace(",dapi,", ",neon,")
+    second = second.replace("labels/f1.png", "labels/f1.tif")
+    tifffile.imwrite(other / "labels" / "f1.tif", np.asarray(Image.open(other / "labels" / "f1.png")))
     _, scores = give(first)
     cell = copied / "run" / "full" / "none" / "seed-0"
     own = read(cell / "result.json")["scores"]["validation"]
@@ -312,7 +318,9 @@ def test_other_data_that_is_not_what_it_was_is_scored_anew(copied, run_verb, fie
     assert "dapi, he" in result.output
     corrected = np.zeros((64, 64), "uint8")
     corrected[2:4, 2:4] = 1
-    Image.fromarray(corrected).save(other / "labels" / "f1.png")
+    size = (other / "labels" / "f1.tif").stat().st_size
+    tifffile.imwrite(other / "labels" / "f1.tif", corrected)
+    assert (other / "labels" / "f1.tif").stat().st_size == size
     _, after = give(first, second)
     assert (after["n_images"], after["images"]["g0"]) == (2, scores["images"]["g0"])
     assert read(copied / "run" / "full" / "images.json")["parts"]["other"]["g1"]["nucleus_px"] == 4
@@ -321,7 +329,7 @@ def test_other_data_that_is_not_what_it_was_is_scored_anew(copied, run_verb, fie
     (other / "manifest.csv").write_text("\n".join([lines[0], first]) + "\n")
     result = run_verb(*verb)
     assert result.exit_code == 2
-    assert "not scored on these other images" in result.stderr
+    assert "has no score of these other images" in result.stderr
 
 
 def test_a_folder_that_was_put_aside_is_no_arm_and_a_damaged_cell_is_named_with_its_remedy(
@@ -341,17 +349,48 @@ def test_a_folder_that_was_put_aside_is_no_arm_and_a_damaged_cell_is_named_with_
     assert_refused(run_verb(*verb), "none/seed-1/result.json", "remove", "seed-1, and the cell is made anew")
 
 
-def test_pictures_of_restyling_are_drawn_anew_for_another_model_or_gate_alone(tmp_path, monkeypatch):
+def test_pictures_of_restyling_are_drawn_anew_for_another_model_or_gate_alone(tmp_path, monkeypatch, field):
+    write_data(tmp_path / "data", field)
+    dataset = open_dataset(tmp_path / "data" / "manifest.csv")
     drawn = []
-    monkeypatch.setattr(comparison_pictures, "_draw_styles", lambda *_: drawn.append("styles"))
     monkeypatch.setattr(comparison_pictures, "draw_failures", lambda *_: drawn.append("failures") or [])
-    for origin in (
-        *[{"style_sha256": "a", "gate": {"near": (1, 2)}}] * 2,
-        {"style_sha256": "b", "gate": {"near": (1, 2)}},
-        {"style_sha256": "b", "gate": {}},
-    ):
-        comparison_pictures.draw_restyled_images(tmp_path, None, None, train=None, annotated=None, origin=origin)
-    assert drawn == ["styles", "failures"] * 3
+    monkeypatch.setattr(
+        comparison_pictures, "draw_style_grid", lambda path, *_: path.write_bytes(b"grid") and drawn.append("styles")
+    )
+
+    def draw(origin, *modalities):
+        model = SimpleNamespace(modalities=modalities)
+        comparison_pictures.draw_restyled_images(tmp_path, model, None, train=dataset, annotated=dataset, origin=origin)
+
+    grid = tmp_path / "samples" / "style-grid.png"
+    grid.parent.mkdir()
+    (tmp_path / "failures.json").write_text('{"format": 1, "pictures": []}')  # from before it said of what
+    for origin in [{"gate": {"near": (1, 2)}}] * 2 + [{"gate": {}}]:
+        draw(origin, "dapi", "he")
+        assert grid.read_bytes() == b"grid"
+    assert drawn == ["styles", "failures"] * 2
+    draw({"style_sha256": "b"}, "dapi", "neon")
+    assert not grid.exists()  # that of the model before
+    assert drawn == [*["styles", "failures"] * 2, "failures"]
+
+
+def test_a_process_without_other_data_leaves_what_another_knows_of_it(tmp_path, field):
+    write_data(tmp_path / "data", field)
+    images = open_dataset(tmp_path / "data" / "manifest.csv")
+    own, test = {"validation": images.part("validation")}, {"other": images.part("test")}
+
+    def describe(parts, **fingerprints):
+        scoring = Scoring(parts, ("none",), "dapi", fingerprints=fingerprints)
+        describe_images(tmp_path, images, images.part("train"), scoring, SILENT)
+        return read(tmp_path / "images.json")
+
+    whole = describe(own | test, other={"images": 2})
+    assert whole["parts"].keys() == {"validation", "other"}
+    assert describe(own) == whole
+    whole["parts"]["other"]["f5"]["nucleus_px"] = -1
+    (tmp_path / "images.json").write_text(json.dumps(whole))
+    assert describe(own | test, other={"images": 2}) == whole
+    assert describe(own | test, other={"images": 3})["parts"]["other"]["f5"]["nucleus_px"] > 0
 
 
 def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(assert_refused, run_verb, manifest, tmp_path):
@@ -448,10 +487,7 @@ def scored(arms):
     """Arm -> seed -> mode -> S, of scores of all images; those of the minority are 0.2 below."""
     return {
         arm: {
-            seed: {
-                tta: {"dsb_score": value, "minority": {"dsb_score": None if value is None else value - 0.2}}
-                for tta, value in modes.items()
-            }
+            seed: {tta: {"dsb_score": value, "minority": {"dsb_score": value - 0.2}} for tta, value in modes.items()}
             for seed, modes in seeds.items()
         }
         for arm, seeds in arms.items()
@@ -471,25 +507,34 @@ def test_the_reference_is_the_best_augmentation_without_a_gan():
     assert chosen(none=0.4) == ("none", None)
 
 
-def test_arms_are_chosen_by_what_all_of_them_have():
+def test_arms_are_chosen_by_the_seeds_and_views_that_they_have_in_common():
     three = {seed: {"none": 0.5, "fast": 0.6} for seed in range(3)}
-    standings = standings_of(
-        scored(
-            {
-                "none": three,
-                "recolour": three,
-                "colour": {seed: {"fast": 0.59} for seed in range(3)},
-                "histogram": {0: {"none": 0.7, "fast": 0.8}},
-                "style": {**three, 3: {"fast": 0.9}},
-            }
-        )
-    )
-    assert {arm: one.cells for arm, one in standings.items()} == {
-        **{"none": 6, "recolour": 6, "style": 6, "colour": 3},
-        "histogram": 2,
+    viewed = {seed: {**modes, "full": 0.9} for seed, modes in three.items()}
+    arms = {
+        "none": viewed,
+        "recolour": three,
+        "colour": {seed: {"none": 0.4, "fast": 0.5, "full": 0.9} for seed in range(3)},
+        "histogram": {0: {"none": 0.7, "fast": 0.8}},
+        "style": {**three, 3: {"none": 0.9, "fast": 0.9}},
     }
-    assert standings["recolour"].quality == standings["style"].quality == pytest.approx(0.45)
-    assert best_without_gan(standings) == "recolour"  # by views it is below colour, by one seed below histogram
+    standings = standings_of(scored(arms))
+    assert {arm: one.seeds for arm, one in standings.items()} == {
+        **dict.fromkeys(("none", "recolour", "colour", "style"), 3),
+        "histogram": 1,
+    }
+    assert (
+        standings["none"].quality == standings["recolour"].quality == standings["style"].quality == pytest.approx(0.45)
+    )
+    assert best_without_gan(standings) == "recolour"  # with more views colour is above it, with one seed histogram
+    arms["colour"] = {seed: {"fast": 0.59} for seed in range(3)}
+    standings = standings_of(scored(arms))
+    assert (standings["colour"].quality, standings["recolour"].quality) == (pytest.approx(0.49), pytest.approx(0.5))
+    assert standings_of({}) == {}
+
+
+def test_an_image_set_without_minority_is_chosen_on_by_all_images():
+    plain = {"dsb_score": 0.5, "minority": {"dsb_score": None}}
+    assert standings_of({"none": {0: {"none": plain}}})["none"].quality == 0.5
 
 
 def test_groups_are_named_by_the_contract_and_the_largest_modality_is_divided():

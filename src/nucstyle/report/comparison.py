@@ -102,7 +102,7 @@ def _in_short(result: Result) -> tuple[str, ...]:
 
 def _chosen(result: Result) -> str:
     """By what the arms of the answer were chosen."""
-    said = "The arms are those of their kind with most finished cells, of these the best on validation images"
+    said = "The arms are those of their kind with most finished seeds, of these the best on validation images"
     if result["on"] == VALIDATION:
         said += ", the same that are told of here, so what is chosen looks a little too good"
     if result["annotated"]:
@@ -264,10 +264,11 @@ def _scores(run: Path, result: Result) -> Section:
     }
     drawn = picture(figures.scores(values, run / FIGURES), f"TTA {tta}: a dot is a seed, a line the mean over seeds.")
     said = "Mean over seeds ± their standard deviation. In brackets the number of images and of independent fields of view."
-    if not result.get("fields_known", True):
+    if lacking := result.get("without_field", 0):
         said += (
-            " The data name no field of view, so every image counts as one: if there are tiles of one field among them, "
-            "intervals are too narrow. nucstyle discover --split finds such tiles; the manifest's column is field_of_view."
+            f" {lacking} of the {result['groups'][ALL]['images']} images name no field of view (column field_of_view of the "
+            "manifest) and count as one each: tiles of one field among them would make intervals too narrow. nucstyle discover "
+            "--split names those that it finds."
         )
     return Section("Scores by modality", (said,), table=arm_table(result), pictures=_shown(drawn), wide=True)
 
@@ -288,7 +289,7 @@ _INTERVALS = (
 def difference_table(result: Result, *, groups: Sequence[str] | None = None, **only: str) -> list[list[str]]:
     """A row for each arm, reference, TTA mode and group: the mean difference, its interval, images better and worse.
 
-    A number is bold (`Strong`) only where its interval does not hold 0.
+    A number is bold (`Strong`) only where it is of several seeds and its interval does not hold 0.
 
     Args:
         result: Of a comparison.
@@ -349,10 +350,11 @@ def _differences(run: Path, result: Result) -> Section:
     others = dict.fromkeys(mode for *_, mode, _ in _compared(result) if mode != tta)
     parts += [Section(f"To each, TTA {mode}", table=difference_table(result, tta=mode)) for mode in others]
     quality = ", ".join(f"{arm} {result['validation_quality'][arm]:.3f}" for arm in arms_in_order(result))
-    chosen = (
-        f"Best augmentation without a style model on validation images, of those with most finished cells: "
-        f"{result['reference']}. (Mean of all and minority, over the seeds and TTA modes that none has as well: {quality}.)"
-    )
+    chosen = f"Validation (mean of all and minority, over the seeds of none and the TTA modes of all arms): {quality}."
+    if result["reference"] not in (None, NONE):
+        chosen += f" The best augmentation without a style model, of those with most seeds: {result['reference']}."
+    if "shown" not in result:
+        chosen += " Summed up by an older nucstyle; compare --resume does it anew."
     return Section("Differences", (_INTERVALS, chosen), parts=tuple(one for one in parts if one is not None))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Mapping, Sequence
-from math import isnan
 from pathlib import Path
 from statistics import fmean
 from textwrap import wrap
@@ -14,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from nucstyle.report.figures import STYLE, colours_of, save_figure
+from nucstyle.report.tables import accepted_share
 
 _LIGHT = 0.6
 """Share above which the colour map is light."""
@@ -131,19 +131,16 @@ def gate(told: Mapping[str, Any], arm: str, folder: Path) -> Path:
         for source, row in zip(names, told["tally"], strict=True)
         for target, counts in zip(names, row, strict=True)
     ]
-    shares = [
-        [counts[0] / tried if (tried := sum(counts[:-1])) else float("nan") for counts in row] for row in told["tally"]
-    ]
+    shares = [[accepted_share(counts) for counts in row] for row in told["tally"]]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.1 * len(names) + 2.4, 0.55 * len(names) + 1.8), layout="constrained")
         axes = figure.subplots()
-        axes.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+        drawn = [[float("nan") if share is None else share for share in row] for row in shares]
+        axes.imshow(drawn, vmin=0, vmax=1, cmap="cividis", aspect="auto")
         for y, row in enumerate(shares):
             for x, share in enumerate(row):
-                text, colour = (
-                    ("-", "black") if isnan(share) else (f"{share:.2f}", "black" if share > _LIGHT else "white")
-                )
-                axes.text(x, y, text, ha="center", va="center", color=colour)
+                colour = "white" if share is not None and share <= _LIGHT else "black"
+                axes.text(x, y, "-" if share is None else f"{share:.2f}", ha="center", va="center", color=colour)
         axes.set_xticks(range(len(names)), ["\n".join(wrap(name, 10)) for name in names], fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_xlabel("restyled into")

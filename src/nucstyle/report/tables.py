@@ -179,8 +179,14 @@ def gate_table(gate: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _accepted(counts: Sequence[int]) -> str:
+    share = accepted_share(counts)
+    return "-" if share is None else f"{share:.2f} of {sum(counts[:-1])}"
+
+
+def accepted_share(counts: Sequence[int]) -> float | None:
+    """Of the images that the gate looked at those that passed, by the counts of the outcomes of a pair; None = it saw none."""
     tried = sum(counts[:-1])
-    return f"{counts[0] / tried:.2f} of {tried}" if tried else "-"
+    return counts[0] / tried if tried else None
 
 
 def refusal_table(gate: Mapping[str, Any]) -> list[list[str]]:

@@ -159,7 +159,7 @@ def check_scorable(cell: Path, scoring: Scoring) -> None:
     if is_finished(cell) and not is_complete(cell, scoring) and not (cell / WEIGHTS).is_file():
         part, tta = scoring.missing(read_cell(cell))[0]
         msg = (
-            f"{cell}: finished, but not scored on these {part} images with tta {tta}, and its {WEIGHTS} is gone; bring it "
+            f"{cell}: finished, but it has no score of these {part} images with tta {tta}, and its {WEIGHTS} is gone; bring it "
             "back, or remove the folder to train the cell again"
         )
         raise RunFolderError(msg)
@@ -184,7 +184,12 @@ def _score(
     )
     missing = scoring.missing(result)
     for part in {part for part, _ in missing}:
-        result["scores"][part] = scoring.known(result, part)
+        known = scoring.known(result, part)
+        if not known:
+            shutil.rmtree(
+                run.path / part, ignore_errors=True
+            )  # label maps of other images, or of a scoring that broke off
+        result["scores"][part] = known
     if scoring.fingerprints:
         result["scored_on"] = {part: dict(one) for part, one in scoring.fingerprints.items()}
     for part, tta in missing:

@@ -44,7 +44,7 @@ from nucstyle.workflows.comparison_pictures import draw_gallery, draw_restyled_i
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.named import NamedImages, check_masks_seen, name_images, with_modalities
-from nucstyle.workflows.provenance import check_unseen, data_fingerprint
+from nucstyle.workflows.provenance import check_unseen, contents_fingerprint, data_fingerprint
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.train_segmenter import SegmenterRun, check_settings, visible_parts
 from nucstyle.workflows.trunk import TrunkSource, settle_trunk
@@ -146,7 +146,7 @@ def compare(
         tta,
         largest,
         pictures=False,
-        fingerprints={OTHER: data_fingerprint(other)} if other is not None else {},
+        fingerprints={OTHER: contents_fingerprint(other)} if other is not None else {},
     )
     styled, seeing = _models(style, gate, judge, named, annotated, place, settled, progress)
     models = {"--style": styled, "--judge": seeing.judge if seeing is not None else None}
@@ -437,7 +437,7 @@ def _work(
     failures, todo = [], []
     for key in chosen:
         if is_complete(cell_folder(folder, *key), scoring):
-            drop_training_state(cell_folder(folder, *key), keep_weights=keep_weights)
+            _drop_left_over(cell_folder(folder, *key), keep_weights=keep_weights, progress=progress)
         else:
             todo.append(key)
     for number, key in enumerate(todo, start=1):
@@ -455,6 +455,15 @@ def _work(
         msg = f"{len(failures)} of {len(todo)} cells could not be trained: " + "; ".join(failures)
         raise TrainingError(msg)
     return result
+
+
+def _drop_left_over(cell: Path, *, keep_weights: bool, progress: Progress) -> None:
+    """Drop what a killed process left in a finished cell, and weights that are not kept; not while another works there."""
+    try:
+        with RunFolder.open(cell, read_config(cell), resume=True):
+            drop_training_state(cell, keep_weights=keep_weights)
+    except RunFolderError as error:
+        progress.say(f"nothing is dropped there: {error}")
 
 
 def _check_finished(folder: Path, comparison: _Comparison, scoring: Scoring, chosen: Sequence[Key]) -> None:

@@ -43,11 +43,12 @@ def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scor
         scoring: The images that are scored.
         progress: Shown to the person.
     """
-    known = read_json(folder / IMAGES) if (folder / IMAGES).is_file() else {}
+    known = _read_images(folder) if (folder / IMAGES).is_file() else {}
     typical = known["median_nucleus_px"] if known else _typical_area(images, train, scoring.largest, progress)
-    of = known.get("scored_on", {})
+    scored_on = known.get("scored_on", {})
+    changed = [part for part, one in scoring.fingerprints.items() if scored_on.get(part) != one]
     parts: dict[str, dict[str, Any]] = {
-        part: one for part, one in known.get("parts", {}).items() if of.get(part) == scoring.fingerprints.get(part)
+        part: one for part, one in known.get("parts", {}).items() if part not in changed
     }
     areas = {name: one["nucleus_px"] for part in parts.values() for name, one in part.items()}
     for part, dataset in scoring.parts.items():
@@ -58,9 +59,13 @@ def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scor
             for one in dataset.records
         }
     table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts}
-    if scoring.fingerprints:
-        table["scored_on"] = {part: dict(one) for part, one in scoring.fingerprints.items()}
+    if scored_on or scoring.fingerprints:
+        table["scored_on"] = {**scored_on, **{part: dict(one) for part, one in scoring.fingerprints.items()}}
     write_json(folder / IMAGES, {"format": 1, "train": len(images.part("train", None)), **table})
+
+
+def _read_images(folder: Path) -> dict[str, Any]:
+    return read_json(folder / IMAGES, remedy="remove this file, and it is made anew")
 
 
 def _typical_area(images: Dataset, train: Dataset, largest: str | None, progress: Progress) -> float | None:
@@ -140,7 +145,7 @@ def sum_up(folder: Path, config: Mapping[str, Any], scoring: Scoring, on: str) -
 
 
 def _summary(folder: Path, config: Mapping[str, Any], scoring: Scoring, part: str) -> dict[str, Any]:
-    images = read_json(folder / IMAGES)
+    images = _read_images(folder)
     scored, chosen_by = (_collect(folder, images, scoring, one) for one in (part, VALIDATION))
     standings = standings_of(chosen_by)
     rival = best_without_gan(standings)
@@ -162,7 +167,7 @@ def _summary(folder: Path, config: Mapping[str, Any], scoring: Scoring, part: st
         "validation_quality": {arm: one.quality for arm, one in standings.items()},
         "reference": rival,
         "shown": best_to_show({arm: one for arm, one in standings.items() if arm in scored}),
-        "fields_known": any(fields.values()),
+        "without_field": sum(field is None for field in fields.values()),
         "groups": {
             name: {"images": len(ids), "fields": len({fields[one] or f"image {one}" for one in ids})}
             for name, ids in groups.items()
@@ -180,7 +185,7 @@ def _summary(folder: Path, config: Mapping[str, Any], scoring: Scoring, part: st
 
 
 def _trained_with(folder: Path, scored: Mapping[str, Seeds]) -> dict[str, dict[str, str]]:
-    """Arm -> seed -> kind of device and number format; one seed on two kinds is no pair of the same crops any more."""
+    """Arm -> seed -> kind of device and number format: what is unlike in these differs by that as well."""
     found: dict[str, dict[str, str]] = {}
     for arm, seed, cell in finished_cells(folder):
         if seed in scored.get(arm, {}):
@@ -199,7 +204,10 @@ def _collect(
         modes = scoring.known(read_cell(cell), part)
         for scores in modes.values():
             if set(scores["images"]) != wanted:
-                msg = f"{cell}: scored on other {part} images than there are now; remove the cell or give the old data"
+                remedy = "remove the cell or give the old data"
+                if part in scoring.fingerprints:
+                    remedy = "another process scores another --test in this folder; one after the other, with --resume"
+                msg = f"{cell}: scored on other {part} images than there are now; {remedy}"
                 raise RunFolderError(msg)
         if modes:
             found.setdefault(arm, {})[seed] = modes
@@ -215,24 +223,25 @@ def _order(arm: str) -> tuple[bool, bool, str]:
 class Standing:
     """How well an arm does on validation images, to choose among arms by."""
 
-    cells: int
-    """Seeds and modes of test-time augmentation that it was scored with and `none` as well."""
+    seeds: int
+    """With which it was trained and scored, as `none` was."""
     quality: float
     """Mean over these of the mean of the scores of all images and of the minority, as a training chooses its best."""
 
 
 def standings_of(scored: Mapping[str, Seeds]) -> dict[str, Standing]:
-    """The standing of every arm, over the seeds and modes that it shares with `none`; over its own where it shares none.
+    """The standing of every arm, over the seeds that it shares with `none` and the modes of test-time augmentation of all arms.
 
-    An arm of which more is scored with many views is not set above the others by that.
+    So an arm is not set above the others by being scored with more views. Where nothing is shared, over what it has.
     """
+    common = set.intersection(*({tta for _, tta in _pairs(seeds)} for seeds in scored.values())) if scored else set()
     plain = _pairs(scored.get(NONE, {}))
     found = {}
     for arm, seeds in scored.items():
         own = _pairs(seeds)
-        shared = own & plain
+        shared = {(seed, tta) for seed, tta in own & plain if tta in common}
         values = [_quality(seeds[seed][tta]) for seed, tta in sorted(shared or own)]
-        found[arm] = Standing(len(shared), fmean(values))
+        found[arm] = Standing(len({seed for seed, _ in shared}), fmean(values))
     return found
 
 
@@ -257,8 +266,8 @@ def best_to_show(standings: Mapping[str, Standing]) -> str | None:
 
 
 def _best(standings: Mapping[str, Standing], candidates: Sequence[str]) -> str | None:
-    """Those of most finished cells come first, so that a comparison does not rest on one seed where there are three."""
-    return max(candidates, key=lambda arm: (standings[arm].cells, standings[arm].quality), default=None)
+    """Those of most seeds come first, so that a comparison does not rest on one seed where there are three."""
+    return max(candidates, key=lambda arm: (standings[arm].seeds, standings[arm].quality), default=None)
 
 
 def _differences(

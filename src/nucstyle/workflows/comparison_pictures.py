@@ -121,7 +121,7 @@ def draw_restyled_images(
         origin: What the pictures depend on, for `failures.json`.
     """
     path, made_by = folder / FAILURES, json.loads(json.dumps(origin))
-    if path.is_file() and read_json(path).get("origin") == made_by:
+    if path.is_file() and read_json(path, remedy="remove this file, and it is made anew").get("origin") == made_by:
         return
     _draw_styles(folder, model, train)
     write_json(path, {"format": 1, "origin": made_by, "pictures": draw_failures(folder, model, gate, annotated)})

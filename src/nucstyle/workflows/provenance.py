@@ -22,12 +22,35 @@ def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
     return {"images": len(dataset), "ids_sha256": digest, **dataset.reading.to_table()}
 
 
+def contents_fingerprint(dataset: Dataset) -> dict[str, Any]:
+    """`data_fingerprint` with a hash over what is in the files, for images that may have been corrected since."""
+    lines = [f"{record.id} {_contents(record.image)} {_contents(record.labels)}" for record in dataset.records]
+    digest = hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+    return {**data_fingerprint(dataset), "contents_sha256": digest}
+
+
+def _contents(path: Path | None) -> str:
+    """A hash over a file, or over all files of a folder of masks; of what is no file, or has vanished, there is none."""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files(path: Path | None) -> list[Path]:
+    """The file, or the files of a folder, in order."""
+    if path is None:
+        return []
+    return sorted(file for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
+
+
 def _size(path: Path | None) -> int:
     """Bytes of a file, or of all files of a folder of masks; what is no file, or has vanished, is refused when it is read."""
     if path is None:
         return -1
     try:
-        return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file())
+        return sum(file.stat().st_size for file in _files(path))
     except OSError:
         return 0
 

@@ -16,7 +16,7 @@ _BEST = "best-{:06d}.safetensors"
 def drop_measured(run: Path) -> None:
     """Delete the best model of a run that will not go on; the run's weights are a copy of it."""
     for path in run.glob(_BEST.replace("{:06d}", "*")):
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 class Selection(Generic[Model]):
