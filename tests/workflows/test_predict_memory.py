@@ -157,7 +157,7 @@ def test_a_cell_is_not_scored_without_an_image_that_memory_does_not_suffice_for(
     )
     scoring = cells.Scoring(parts={"validation": []}, ttas=["none"], largest=None)
     with pytest.raises(InputError, match="1 of 2 images could not be used: b: not enough memory"):
-        cells._score(SimpleNamespace(path=tmp_path), {"arm": "none"}, scoring, "cpu", "fp32", None)
+        cells._score(SimpleNamespace(path=tmp_path), {"arm": "none", "scores": {}}, scoring, "cpu", "fp32", None)
 
 
 def test_other_failures_are_not_taken_for_a_shortage(segmenter, fields, tmp_path):

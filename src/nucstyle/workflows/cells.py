@@ -185,10 +185,8 @@ def _score(
     missing = scoring.missing(result)
     for part in {part for part, _ in missing}:
         known = scoring.known(result, part)
-        if not known:
-            shutil.rmtree(
-                run.path / part, ignore_errors=True
-            )  # label maps of other images, or of a scoring that broke off
+        if not known:  # what lies there is of other images, or of a scoring that broke off
+            shutil.rmtree(run.path / part, ignore_errors=True)
         result["scores"][part] = known
     if scoring.fingerprints:
         result["scored_on"] = {part: dict(one) for part, one in scoring.fingerprints.items()}
