@@ -19,12 +19,12 @@ from nucstyle.cli import app
 from nucstyle.core.errors import TrainingError
 from nucstyle.core.protocols import SILENT
 from nucstyle.data.dataset import open_dataset
-from nucstyle.data.manifest import read_manifest
+from nucstyle.data.manifest import Record, read_manifest
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.splits import dsb2018_fields, dsb2018_split
 from nucstyle.data.weights import load_weights, save_weights
 from nucstyle.training.distributed import SINGLE
-from nucstyle.workflows import cells, comparison_pictures
+from nucstyle.workflows import cells, comparison_pictures, provenance
 from nucstyle.workflows.arms import Arm
 from nucstyle.workflows.cells import Scoring
 from nucstyle.workflows.comparison import best_to_show, best_without_gan, describe_images, groups_of, standings_of
@@ -330,6 +330,22 @@ def test_other_data_that_is_not_what_it_was_is_scored_anew(copied, run_verb, fie
     result = run_verb(*verb)
     assert result.exit_code == 2
     assert "has no score of these other images" in result.stderr
+
+
+def test_the_contents_of_a_file_that_many_images_share_are_read_once(tmp_path, monkeypatch):
+    outlines = tmp_path / "outlines.json"
+    outlines.write_text("[1]")
+    records = [Record(id=name, image=tmp_path / f"{name}.png", labels=outlines) for name in "abc"]
+    dataset = SimpleNamespace(records=records, files=[file for one in records for file in (one.image, one.labels)])
+    monkeypatch.setattr(provenance, "data_fingerprint", lambda _: {})
+    opened, contents = [], provenance._contents
+    monkeypatch.setattr(provenance, "_contents", lambda path: opened.append(path) or contents(path))
+    first = provenance.contents_fingerprint(dataset)
+    assert opened.count(outlines) == 1
+    outlines.write_text("[2]")
+    assert provenance.contents_fingerprint(dataset) != first
+    monkeypatch.setattr(type(outlines), "open", lambda *_: (_ for _ in ()).throw(PermissionError("no")))
+    assert provenance.contents_fingerprint(dataset).keys() == {"contents_sha256"}  # refused when it is read
 
 
 def test_a_folder_that_was_put_aside_is_no_arm_and_a_damaged_cell_is_named_with_its_remedy(

@@ -24,17 +24,21 @@ def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
 
 def contents_fingerprint(dataset: Dataset) -> dict[str, Any]:
     """`data_fingerprint` with a hash over what is in the files, for images that may have been corrected since."""
-    lines = [f"{record.id} {_contents(record.image)} {_contents(record.labels)}" for record in dataset.records]
+    of = {path: _contents(path) for path in {None, *dataset.files}}  # one file may hold the outlines of all images
+    lines = [f"{record.id} {of[record.image]} {of[record.labels]}" for record in dataset.records]
     digest = hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
     return {**data_fingerprint(dataset), "contents_sha256": digest}
 
 
 def _contents(path: Path | None) -> str:
-    """A hash over a file, or over all files of a folder of masks; of what is no file, or has vanished, there is none."""
+    """A hash over a file, or over all files of a folder of masks; what cannot be opened is refused when it is read."""
     digest = hashlib.sha256()
-    for file in _files(path):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    try:
+        for file in _files(path):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError:
+        return "unreadable"
     return digest.hexdigest()
 
 
