@@ -698,6 +698,14 @@ def predict(
         int | None,
         typer.Option(metavar="PX", min=64, help="Tile side for large images [default: the segmenter's]."),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change how answers are read: score, mask_threshold, min_area_px, fill_holes, ...; repeatable.",
+        ),
+    ] = None,
     device: Device = "auto",
     format_: Format = None,
     max_pixels: MaxPixels = None,
@@ -719,6 +727,7 @@ def predict(
                 tta=tta,
                 diameter_px=diameter,
                 tile_px=tile,
+                overrides=set_ or [],
                 style=style,
                 move_to=move_to,
                 device=device,

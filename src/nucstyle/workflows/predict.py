@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from skimage.measure import regionprops_table
 from torch import Tensor
 
 from nucstyle.augment.style import StyleTransfer
-from nucstyle.core.config import to_table
+from nucstyle.core.config import build, to_table, with_overrides
 from nucstyle.core.errors import ImageError, InputError, MemoryShortageError, OptionError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.memory import free_cached_memory, is_memory_shortage
@@ -35,7 +35,7 @@ from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
 from nucstyle.segmentation.decode import Decoded
-from nucstyle.segmentation.detector import Segmenter
+from nucstyle.segmentation.detector import InferenceConfig, Segmenter
 from nucstyle.segmentation.tiling import segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.workflows.load import SHIPPED_SEGMENTER, find_weights, load_segmenter, style_from_weights
@@ -76,6 +76,7 @@ def predict(
     tta: str | None = None,
     diameter_px: float | None = None,
     tile_px: int | None = None,
+    overrides: Sequence[str] = (),
     style: Path | str | None = None,
     move_to: str | None = None,
     device: str = "auto",
@@ -94,6 +95,7 @@ def predict(
         tta: `none`, `fast`, `full`, or as published `deep-retina`, `mirzaev`; None = as the recipe of the weights says.
         diameter_px: Of a typical nucleus, in pixels; None = the segmenter finds out.
         tile_px: Side of the tiles in which larger fields are looked at, after enlargement; None = the segmenter's own.
+        overrides: `key=value`, such as `score=0.5`, on top of how the weights say that answers are read (`InferenceConfig`).
         style: Style weights (a name, a file or a run) that move images of other modalities into one before nuclei are sought.
         move_to: The modality, as the style model names it; None = the one that the segmenter was trained with most.
         device: `auto`, `cpu`, `cuda`, ...
@@ -111,6 +113,7 @@ def predict(
     place = choose_device(device)
     precision = resolve_precision("auto", place)
     segmenter = load_segmenter(weights, device=place, precision=precision)
+    segmenter.inference = _settled(segmenter, overrides)
     tta = segmenter.inference.tta if tta is None else tta
     merge = TestTimeAugmentation(tta)
     if tile_px is not None:
@@ -156,6 +159,29 @@ def predict(
         write_report(run.path)
     outcome.require_all()
     return out
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What can be set, by the names that a recipe has for it."""
+
+    inference: InferenceConfig
+
+
+def _settled(segmenter: Segmenter, overrides: Sequence[str]) -> InferenceConfig:
+    """How answers are read.
+
+    Raises:
+        ConfigError: An unknown key, or a value of the wrong type or range.
+        OptionError: A score below which the detector tells of nothing.
+    """
+    table = with_overrides(_Settings, {"inference": to_table(segmenter.inference)}, overrides)
+    inference = build(_Settings, table, where="--set").inference
+    least = segmenter.config.box_score
+    if inference.score < min(least, segmenter.inference.score):
+        msg = f"--set score={inference.score:g}: the detector of these weights tells of nothing below {least:g}; give more"
+        raise OptionError(msg)
+    return inference
 
 
 def count_nuclei(run: Path) -> int:
