@@ -409,6 +409,26 @@ def test_a_process_without_other_data_leaves_what_another_knows_of_it(tmp_path, 
     assert describe(own | test, other={"images": 3})["parts"]["other"]["f5"]["nucleus_px"] > 0
 
 
+def test_scored_tiles_that_continue_each_other_are_of_one_field(tmp_path, field):
+    rows = ["id,image,labels,modality,split,field_of_view"]
+    for number in range(8):
+        image, labels = field(number, size=(96, 224 if number < 2 else 112), nuclei=60)
+        for place in range(image.shape[1] // 112):
+            name, part = f"{number}-{place}", (slice(None), slice(112 * place, 112 * (place + 1)))
+            Image.fromarray(image[part]).save(tmp_path / f"{name}.png")
+            Image.fromarray(labels[part].astype("uint8")).save(tmp_path / f"{name}_labels.png")
+            split, view = "train" if name == "1-1" else "validation", {"0-1": "slide", "2-0": "slide", "3-0": "mine"}
+            rows.append(f"{name},{name}.png,{name}_labels.png,dapi,{split},{view.get(name, '')}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    images = open_dataset(tmp_path / "manifest.csv")
+    scoring = Scoring({"validation": images.part("validation")}, ("none",), "dapi")
+    describe_images(tmp_path, images, images.part("train"), scoring, SILENT)
+    described = read(tmp_path / "images.json")["parts"]["validation"]
+    named = {name: one["field_of_view"] for name, one in described.items() if one["field_of_view"] is not None}
+    assert named == {"0-0": "slide", "0-1": "slide", "2-0": "slide", "3-0": "mine"}
+    assert len(described) == 9  # 1-0 continues an image that is not scored
+
+
 def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(assert_refused, run_verb, manifest, tmp_path):
     (manifest.parent / "labels" / "f7.png").write_bytes(b"no picture")
     verb = ("compare", manifest, "--out", "run", "--protocol", "transfer", "--seeds", "1", *TINY)

@@ -267,8 +267,8 @@ def _scores(run: Path, result: Result) -> Section:
     if lacking := result.get("without_field", 0):
         said += (
             f" {lacking} of the {result['groups'][ALL]['images']} images name no field of view (column field_of_view of the "
-            "manifest) and count as one each: tiles of one field among them would make intervals too narrow. nucstyle discover "
-            "--split names those that it finds."
+            "manifest), and their borders continue no other's, so they count as one each. Tiles that overlap, were turned or "
+            "meet in empty background are not found so; name their fields, else intervals are too narrow."
         )
     return Section("Scores by modality", (said,), table=arm_table(result), pictures=_shown(drawn), wide=True)
 

@@ -23,6 +23,7 @@ from nucstyle.data.run_folder import CONFIG, RESULT, read_config, read_json, wri
 from nucstyle.metrics.intervals import paired_difference
 from nucstyle.workflows.arms import NONE, parts_of
 from nucstyle.workflows.cells import OTHER, VALIDATION, Scoring, finished_cells, read_cell
+from nucstyle.workflows.division import name_fields
 
 IMAGES = "images.json"
 ALL, MINORITY = "all", "minority"
@@ -35,6 +36,8 @@ Seeds = Mapping[int, Mapping[str, Scores]]
 
 def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scoring, progress: Progress) -> None:
     """Write `images.json`; areas that it holds already are not measured again.
+
+    Images of a part whose borders continue each other are of one field of view, whatever the manifest names.
 
     Args:
         folder: Of the protocol.
@@ -56,7 +59,7 @@ def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scor
         areas |= _areas(dataset, new, f"measure the nuclei of the {part} images", progress)
         parts[part] = {
             one.id: {"modality": one.modality, "field_of_view": one.field_of_view, "nucleus_px": areas[one.id]}
-            for one in dataset.records
+            for one in name_fields(dataset, progress)[0]
         }
     table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts}
     if scored_on or scoring.fingerprints:

@@ -60,6 +60,30 @@ def divide(
     Raises:
         ImageError: The first image that cannot be read.
     """
+    records, found = name_fields(dataset, progress)
+    undivided = sum(record.split is None for record in records)
+    named_records = [replace(record, modality=name) for record, name in zip(records, modalities, strict=True)]
+    parts = [record.split for record in split_records(named_records, shares=shares, seed=seed)]
+    divided = [replace(record, split=part) for record, part in zip(records, parts, strict=True)]
+    for line in _remarks(divided, found, undivided, [part for part, share in shares.items() if share > 0]):
+        progress.say(line)
+    return divided
+
+
+def name_fields(dataset: Dataset, progress: Progress) -> tuple[list[Record], list[list[int]]]:
+    """Give images of one field of view one name: those that the pixels connect, and those that share a name already.
+
+    Args:
+        dataset: The images; only fields within it are found.
+        progress: Shown to the person.
+
+    Returns:
+        The records, with the smallest name of each field or else its smallest id; a field of one image keeps the name that it
+        has, or none. Then the places of the images of each field of several.
+
+    Raises:
+        ImageError: The first image that cannot be read.
+    """
     records = list(dataset.records)
     look = partial(_outline, reading=dataset.reading)
     outlines = for_each(look, records, stage="compare borders", unit="image", progress=progress)
@@ -70,13 +94,7 @@ def divide(
         name = min([known for known in named if known] or [records[index].id for index in members])
         for index in members:
             records[index] = replace(records[index], field_of_view=name)
-    undivided = sum(record.split is None for record in records)
-    named_records = [replace(record, modality=name) for record, name in zip(records, modalities, strict=True)]
-    parts = [record.split for record in split_records(named_records, shares=shares, seed=seed)]
-    divided = [replace(record, split=part) for record, part in zip(records, parts, strict=True)]
-    for line in _remarks(divided, found, undivided, [part for part, share in shares.items() if share > 0]):
-        progress.say(line)
-    return divided
+    return records, found
 
 
 def _outline(record: Record, reading: ReadOptions) -> Outline:
