@@ -600,7 +600,12 @@ def compare(
     gate: UseGate = True,
     judge: GateJudge = "dsb2018",
     trunk: Annotated[str | None, typer.Option(metavar="FILE", help="Weights for a ResNet-101.")] = None,
-    on: Annotated[str, typer.Option("--on", help="Sum up the scores of validation or test.")] = "validation",
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on", help="Sum up the scores of validation, test, or hidden: training images whose masks transfer hides."
+        ),
+    ] = "validation",
     tta: Annotated[str, typer.Option(metavar="MODE,...", help="Test-time augmentation; see predict.")] = "none,fast",
     cells: Annotated[
         str | None, typer.Option(metavar="ARM:SEED,...", help="Train only these, the rest elsewhere or later.")

@@ -444,6 +444,24 @@ def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(assert_ref
     assert_refused(run_verb(*verb, "--arms", "none", "--annotated", "neon", "--resume"), "neon", "dapi, he")
 
 
+def test_hidden_masks_of_training_images_can_be_scored_by(assert_refused, run_verb, manifest, tmp_path):
+    verb = ("compare", manifest, "--out", "run", "--arms", "none", "--seeds", "1", *TINY)
+    result = run_verb(*verb, "--protocol", "transfer", "--on", "hidden")
+    assert result.exit_code == 0, result.output
+    scores = read(tmp_path / "run/transfer/none/seed-0/result.json")["scores"]
+    assert {part: sorted(one["none"]["images"]) for part, one in scores.items()} == {
+        "validation": ["f4", "f9"],
+        "hidden": ["f6", "f7", "f8"],
+    }
+    summary = read(tmp_path / "run" / "transfer" / "result.json")
+    assert (summary["on"], summary["groups"]["minority"]["images"], summary["split"]["hidden"]) == ("hidden", 3, 3)
+    page = (tmp_path / "run" / "transfer" / "report.html").read_text()
+    assert "Scored on the 3 training images whose masks were hidden, though not their colours." in page
+    assert_refused(run_verb(*verb, "--on", "hidden", "--resume"), "--on hidden", "--protocol transfer")
+    again = (*verb, "--protocol", "transfer", "--on", "hidden", "--resume")
+    assert_refused(run_verb(*again, "--annotated", "dapi,he"), "part hidden", "no training image outside --annotated")
+
+
 def give_style(tmp_path, **changes):
     """The shipped style model with another memory."""
     weights = load_weights(find_weights("dsb2018", "style"), kind="style")

@@ -20,7 +20,7 @@ NONE, ALL, MINORITY = "none", "all", "minority"
 GALLERY, FAILURES, STYLE_GRID = "gallery.json", "failures.json", "style-grid.png"
 """What images gained and lost; what of their content restyled ones lost; the grid of styles in `samples/`."""
 PROTOCOLS = ("full", "transfer")
-OTHER, VALIDATION = "other", "validation"
+HIDDEN, OTHER, VALIDATION = "hidden", "other", "validation"
 _NAME = 24
 """So many characters of an id are shown."""
 _CONVERGED = 0.01
@@ -129,13 +129,16 @@ def _said(result: Result, config: Mapping[str, Any]) -> tuple[str, ...]:
     if result["annotated"]:
         seen = f"the masks of {', '.join(result['annotated'])} alone, with the images of all modalities"
     training = config["recipe"]["training"]
+    scored = f"{result['split'][result['on']]} images of the part {result['on']}"
+    if result["on"] == HIDDEN:
+        scored = f"{result['split'][HIDDEN]} training images whose masks were hidden, though not their colours"
     counts = {arm: sorted(map(int, content["seeds"])) for arm, content in result["arms"].items()}
     cells = ", ".join(f"{arm} ({', '.join(map(str, counts[arm]))})" for arm in arms_in_order(result))
     return (
         *_in_short(result),
         f"Trained with {seen}: {result['split']['train']} training images, recipe {result['recipe']}, {training['steps']} steps "
-        f"of {training['batch_size']} crops for every arm. Scored on the {result['split'][result['on']]} images of the part "
-        f"{result['on']}. Arms of one seed start with the same weights and see the same crops. Finished arms (seeds): {cells}.",
+        f"of {training['batch_size']} crops for every arm. Scored on the {scored}. Arms of one seed start with the "
+        f"same weights and see the same crops. Finished arms (seeds): {cells}.",
         "DSB-2018 score; an image without nuclei and without predictions scores 1.0 by our definition. Minority: every modality "
         "but the largest of the training part.",
         *_unlike(result),

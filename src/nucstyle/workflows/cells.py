@@ -33,6 +33,8 @@ from nucstyle.workflows.train_segmenter import SegmenterRun, fit_segmenter
 VALIDATION = "validation"
 """The part that everything is chosen by."""
 TEST = "test"
+HIDDEN = "hidden"
+"""Training images whose masks the protocol `transfer` hides from the trainings."""
 OTHER = "other"
 """Images of another data set."""
 _PREFIX = "seed-"

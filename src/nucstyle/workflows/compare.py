@@ -26,6 +26,7 @@ from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.training.segmenter_trainer import SegmenterRecipe
 from nucstyle.workflows.arms import NONE, ArmGate, make_arm, make_gate, measure_references, parts_of, takes_examples
 from nucstyle.workflows.cells import (
+    HIDDEN,
     OTHER,
     TEST,
     VALIDATION,
@@ -103,8 +104,9 @@ def compare(
         gate: Whether restyled crops that lost their nuclei are drawn again.
         judge: Weights of the network that looks for new nuclei then; None = none does.
         trunk: A file with the weights of a ResNet-101, or of a detector on one, for recipes with one.
-        on: The part whose scores are summed up: `validation` or `test`. Validation images are always scored: the arm without a
-            GAN that the others are compared to is chosen by them.
+        on: The part whose scores are summed up: `validation`, `test`, or in `transfer` `hidden`, the training images whose masks
+            are hidden: their colours were seen, their masks were not, and they are more than those of the other parts.
+            Validation images are always scored: the arm without a GAN that the others are compared to is chosen by them.
         tta: Modes of test-time augmentation.
         cells: `ARM:SEED` of the cells to work at; None = all. The summary is over all that are finished.
         test: Another annotated data set to score every cell on.
@@ -142,7 +144,7 @@ def compare(
     train, validation = visible_parts(dataset, named, annotated, progress)
     check_settings(settled, train, None, arms, progress)
     scoring = Scoring(
-        _scored_parts(dataset, named, other, on, progress),
+        _scored_parts(dataset, named, other, on, annotated, progress),
         tta,
         largest,
         pictures=False,
@@ -220,8 +222,11 @@ def _check_options(
     if protocol == "full" and annotated is not None:
         msg = "--annotated hides masks, and the protocol full uses all; give --protocol transfer with it"
         raise OptionError(msg)
-    if on not in (VALIDATION, TEST):
-        msg = f"--on {on}: use {VALIDATION} or {TEST}"
+    if on not in (VALIDATION, TEST, HIDDEN):
+        msg = f"--on {on}: use {VALIDATION}, {TEST} or {HIDDEN}"
+        raise OptionError(msg)
+    if on == HIDDEN and protocol != "transfer":
+        msg = f"--on {HIDDEN}: the protocol {protocol} hides no masks of training images; give --protocol transfer with it"
         raise OptionError(msg)
     for one in ttas:
         TestTimeAugmentation(one)
@@ -256,7 +261,12 @@ def _other_images(test: Path | str | None, dataset: Dataset, reading: ReadOption
 
 
 def _scored_parts(
-    dataset: Dataset, named: NamedImages, other: Dataset | None, on: str, progress: Progress
+    dataset: Dataset,
+    named: NamedImages,
+    other: Dataset | None,
+    on: str,
+    annotated: Sequence[str] | None,
+    progress: Progress,
 ) -> dict[str, Dataset]:
     """The annotated images of each part, all masks visible, with their modalities.
 
@@ -266,11 +276,17 @@ def _scored_parts(
     parts = {VALIDATION: named.images.part(VALIDATION, keep=True).annotated()}
     if on == TEST:
         parts[TEST] = _recognised(dataset.part(TEST).annotated(), named, progress)
+    if on == HIDDEN:
+        seen = annotated or ()
+        parts[HIDDEN] = named.images.training_part().where(lambda record: record.modality not in seen).annotated()
     if other is not None:
         parts[OTHER] = _recognised(other, named, progress)
     for part, images in parts.items():
         if not len(images):
-            msg = f"no annotated image of the part {part}, so nothing can be scored; fill the column split of the manifest"
+            remedy = "fill the column split of the manifest"
+            if part == HIDDEN:
+                remedy = "no training image outside --annotated has masks"
+            msg = f"no annotated image of the part {part}, so nothing can be scored; {remedy}"
             raise DatasetError(msg)
     return parts
 
