@@ -500,7 +500,7 @@ def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(
         (("--arms", "none,neon"), "'neon' is unknown"),
         (("--arms", "none", "--protocol", "half"), "full, transfer"),
         (("--arms", "none", "--annotated", "dapi"), "--protocol transfer"),
-        (("--arms", "none", "--on", "train"), "validation or test"),
+        (("--arms", "none", "--on", "train"), "validation, test or hidden"),
         (("--arms", "none", "--tta", "slow"), "slow"),
         (("--arms", "none", "--cells", "none:3"), "none:0, none:1, none:2"),
     ],
