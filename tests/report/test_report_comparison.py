@@ -174,18 +174,28 @@ def test_the_page_says_where_arms_of_one_seed_were_trained_on_unlike_machines(pr
     assert "unlike devices" not in write_report(protocol).read_text()
 
 
-def test_the_page_says_how_many_images_name_no_field_of_view(protocol):
-    assert " 10 of the 10 images name no field of view" in write_report(protocol).read_text()
+def test_where_all_images_are_of_the_minority_they_are_told_once(protocol):
+    assert " on all (" in write_report(protocol).read_text()
+    result = result_of(protocol)
+    result["groups"]["minority"] = result["groups"]["all"]
+    (protocol / "result.json").write_text(json.dumps(result))
+    page = write_report(protocol).read_text()
+    assert " on minority (" in page
+    assert " on all (" not in page
+
+
+def test_the_page_says_of_how_many_images_no_field_of_view_is_known(protocol):
+    assert " 10 of the 10 images are not known to share their field of view" in write_report(protocol).read_text()
     images = json.loads((protocol / "images.json").read_text())
     for name in NAMES:
         images["parts"]["validation"][name]["field_of_view"] = None if name == NAMES[0] else f"field of {name}"
     (protocol / "images.json").write_text(json.dumps(images))
     sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
-    assert " 1 of the 10 images name no field of view" in write_report(protocol).read_text()
+    assert " 1 of the 10 images are not known to share their field of view" in write_report(protocol).read_text()
     images["parts"]["validation"][NAMES[0]]["field_of_view"] = "a"
     (protocol / "images.json").write_text(json.dumps(images))
     sum_up(protocol, CONFIG, Scoring({"validation": []}, ("none",), "dapi"), "validation")
-    assert "name no field of view" not in write_report(protocol).read_text()
+    assert "are not known to share" not in write_report(protocol).read_text()
 
 
 def test_a_result_of_an_older_version_has_a_page_that_says_so(protocol):

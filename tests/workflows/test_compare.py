@@ -24,7 +24,7 @@ from nucstyle.data.run_folder import read_config
 from nucstyle.data.splits import dsb2018_fields, dsb2018_split
 from nucstyle.data.weights import load_weights, save_weights
 from nucstyle.training.distributed import SINGLE
-from nucstyle.workflows import cells, comparison_pictures, provenance
+from nucstyle.workflows import cells, comparison, comparison_pictures, provenance
 from nucstyle.workflows.arms import Arm
 from nucstyle.workflows.cells import Scoring
 from nucstyle.workflows.comparison import best_to_show, best_without_gan, describe_images, groups_of, standings_of
@@ -397,7 +397,7 @@ def test_a_process_without_other_data_leaves_what_another_knows_of_it(tmp_path, 
 
     def describe(parts, **fingerprints):
         scoring = Scoring(parts, ("none",), "dapi", fingerprints=fingerprints)
-        describe_images(tmp_path, images, images.part("train"), scoring, SILENT)
+        describe_images(tmp_path, images, images.part("train"), scoring, SILENT, every=images)
         return read(tmp_path / "images.json")
 
     whole = describe(own | test, other={"images": 2})
@@ -409,24 +409,32 @@ def test_a_process_without_other_data_leaves_what_another_knows_of_it(tmp_path, 
     assert describe(own | test, other={"images": 3})["parts"]["other"]["f5"]["nucleus_px"] > 0
 
 
-def test_scored_tiles_that_continue_each_other_are_of_one_field(tmp_path, field):
+def test_scored_tiles_that_continue_each_other_are_of_one_field(tmp_path, field, monkeypatch):
+    """Also where the tile between two is not scored, or cannot be read."""
     rows = ["id,image,labels,modality,split,field_of_view"]
     for number in range(8):
-        image, labels = field(number, size=(96, 224 if number < 2 else 112), nuclei=60)
+        image, labels = field(number, size=(96, 336 if number < 2 else 112), nuclei=60)
         for place in range(image.shape[1] // 112):
             name, part = f"{number}-{place}", (slice(None), slice(112 * place, 112 * (place + 1)))
             Image.fromarray(image[part]).save(tmp_path / f"{name}.png")
             Image.fromarray(labels[part].astype("uint8")).save(tmp_path / f"{name}_labels.png")
-            split, view = "train" if name == "1-1" else "validation", {"0-1": "slide", "2-0": "slide", "3-0": "mine"}
+            split, view = "test" if name == "1-1" else "validation", {"0-1": "slide", "2-0": "slide", "3-0": "mine"}
             rows.append(f"{name},{name}.png,{name}_labels.png,dapi,{split},{view.get(name, '')}")
-    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    (tmp_path / "lost.png").write_bytes(b"no picture")
+    (tmp_path / "manifest.csv").write_text("\n".join([*rows, "lost,lost.png,,dapi,test,slide"]))
     images = open_dataset(tmp_path / "manifest.csv")
     scoring = Scoring({"validation": images.part("validation")}, ("none",), "dapi")
-    describe_images(tmp_path, images, images.part("train"), scoring, SILENT)
-    described = read(tmp_path / "images.json")["parts"]["validation"]
-    named = {name: one["field_of_view"] for name, one in described.items() if one["field_of_view"] is not None}
-    assert named == {"0-0": "slide", "0-1": "slide", "2-0": "slide", "3-0": "mine"}
-    assert len(described) == 9  # 1-0 continues an image that is not scored
+
+    def named():
+        describe_images(tmp_path, images, images.part("train"), scoring, SILENT, every=images)
+        described = read(tmp_path / "images.json")["parts"]["validation"]
+        assert len(described) == 11
+        return {name: one["field_of_view"] for name, one in described.items() if one["field_of_view"] is not None}
+
+    slide = dict.fromkeys(("0-0", "0-1", "0-2", "2-0"), "slide")
+    assert named() == {**slide, "1-0": "1-0", "1-2": "1-0", "3-0": "mine"}
+    monkeypatch.setattr(comparison, "name_fields", lambda *_, **__: pytest.fail("fields are found once"))
+    assert named() == {**slide, "1-0": "1-0", "1-2": "1-0", "3-0": "mine"}
 
 
 def test_transfer_sees_the_masks_of_one_modality_and_is_scored_on_all(assert_refused, run_verb, manifest, tmp_path):
@@ -459,7 +467,7 @@ def test_hidden_masks_of_training_images_can_be_scored_by(assert_refused, run_ve
     assert "Scored on the 3 training images whose masks were hidden, though not their colours." in page
     assert_refused(run_verb(*verb, "--on", "hidden", "--resume"), "--on hidden", "--protocol transfer")
     again = (*verb, "--protocol", "transfer", "--on", "hidden", "--resume")
-    assert_refused(run_verb(*again, "--annotated", "dapi,he"), "part hidden", "no training image outside --annotated")
+    assert_refused(run_verb(*again, "--annotated", "dapi,he"), "part hidden", "use --on validation, or annotate fewer")
 
 
 def give_style(tmp_path, **changes):

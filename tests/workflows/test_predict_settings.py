@@ -15,14 +15,15 @@ def test_uncertain_and_small_nuclei_can_be_left_out(run_verb, write_pairs, tmp_p
     images = write_pairs("data", fluorescence=2, stained=0) / "images"
     own = run_verb("predict", images, "--out", "own", "--tta", "none")
     certain = run_verb("predict", images, "--out", "certain", "--tta", "none", "--set", "inference.score=0.97")
-    large = run_verb("predict", images, "--out", "large", "--set", "tta=none", "--set", "min_area_px=60")
+    large = run_verb("predict", images, "--out", "large", "--tta", "none", "--set", "min_area_px=60")
     assert own.exit_code == certain.exit_code == large.exit_code == 0, (own.output, certain.output, large.output)
     every = nuclei(tmp_path / "own")
     assert sorted(nuclei(tmp_path / "certain")) == sorted(one for one in every if one[0] >= 0.97)
     assert sorted(nuclei(tmp_path / "large")) == sorted(one for one in every if one[1] >= 60)
     assert 0 < len(nuclei(tmp_path / "certain")) < len(every) > len(nuclei(tmp_path / "large")) > 0
     settled = read_config(tmp_path / "large")
-    assert (settled["tta"], settled["inference"]["min_area_px"], settled["inference"]["score"]) == ("none", 60, 0.7)
+    assert settled["inference"]["min_area_px"] == 60
+    assert (settled["inference"]["tta"], settled["inference"]["score"]) == ("none", 0.7)
     wide = run_verb(
         "predict", images, "--out", "wide", "--tta", "none", "--set", "score=0.3", "--set", "mask_threshold=0.1"
     )
@@ -30,10 +31,22 @@ def test_uncertain_and_small_nuclei_can_be_left_out(run_verb, write_pairs, tmp_p
     assert sum(area for _, area in nuclei(tmp_path / "wide")) > 1.05 * sum(area for _, area in every)
 
 
+def test_nuclei_that_few_of_several_views_show_can_be_asked_for(run_verb, write_pairs, tmp_path):
+    images = write_pairs("data", fluorescence=2, stained=0) / "images"
+    for score in ("0.7", "0.1"):
+        result = run_verb("predict", images, "--out", score, "--tta", "fast", "--set", f"score={score}")
+        assert result.exit_code == 0, result.output
+    assert len(nuclei(tmp_path / "0.1")) > len(nuclei(tmp_path / "0.7")) > 0
+    assert min(score for score, _ in nuclei(tmp_path / "0.1")) < 0.3
+
+
 @pytest.mark.parametrize(
     ("setting", "named", "remedy"),
     [
         ("score=0.2", "score=0.2", "nothing below 0.3"),
+        ("tta=full", "tta=full", "--tta"),
+        ("tile_px=256", "tile_px=256", "--tile"),
+        ("clahe=true", "clahe=True", "learnt with False"),
         ("score=2", "inference.score", "less than or equal to 1"),
         ("mask_treshold=0.4", "mask_treshold", "mask_threshold"),
         ("steps=3", "steps", "unknown key"),
@@ -42,4 +55,4 @@ def test_uncertain_and_small_nuclei_can_be_left_out(run_verb, write_pairs, tmp_p
 )
 def test_settings_without_effect_or_sense_are_refused(assert_refused, run_verb, write_pairs, setting, named, remedy):
     images = write_pairs("data", fluorescence=1, stained=0) / "images"
-    assert_refused(run_verb("predict", images, "--out", "run", "--set", setting), named, remedy)
+    assert_refused(run_verb("predict", images, "--out", "run", "--tta", "none", "--set", setting), named, remedy)

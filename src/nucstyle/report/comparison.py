@@ -95,9 +95,15 @@ def _in_short(result: Result) -> tuple[str, ...]:
         for one, reference, mode, groups in _compared(result)
         if (one, mode) == (arm, tta)
         for name in (MINORITY, ALL)
-        if name in groups
+        if name in groups and not (name == ALL and _is_minority(result))
     ]
     return (f"In short, with TTA {tta}: {'; '.join(said)}. {_chosen(result)}",) if said else ()
+
+
+def _is_minority(result: Result) -> bool:
+    """Whether all images are of the minority, as hidden ones mostly are: then the two need not both be told."""
+    groups = result["groups"]
+    return MINORITY in groups and groups[MINORITY]["images"] == groups[ALL]["images"]
 
 
 def _chosen(result: Result) -> str:
@@ -269,9 +275,9 @@ def _scores(run: Path, result: Result) -> Section:
     said = "Mean over seeds ± their standard deviation. In brackets the number of images and of independent fields of view."
     if lacking := result.get("without_field", 0):
         said += (
-            f" {lacking} of the {result['groups'][ALL]['images']} images name no field of view (column field_of_view of the "
-            "manifest), and their borders continue no other's, so they count as one each. Tiles that overlap, were turned or "
-            "meet in empty background are not found so; name their fields, else intervals are too narrow."
+            f" {lacking} of the {result['groups'][ALL]['images']} images are not known to share their field of view with others "
+            "(column field_of_view of the manifest, or borders that continue each other) and count as one each. Tiles that "
+            "overlap, were turned or meet in empty background are not found so; name their fields, else intervals are too narrow."
         )
     return Section("Scores by modality", (said,), table=arm_table(result), pictures=_shown(drawn), wide=True)
 

@@ -168,6 +168,12 @@ class InferenceConfig:
         return self.enlarge_factor if max(size) <= self.enlarge_below_px else 1.0
 
 
+SHOWN_BY = ("clahe", "scaling", "side_px", "enlarge_below_px", "enlarge_factor", "diameter_px")
+"""Settings of `InferenceConfig` that say how images are shown to the detector."""
+CONTRAST = ("clahe_clip_limit", "clahe_tiles", "clahe_darker_than")
+"""More of them, where contrast is enhanced."""
+
+
 class Features(NamedTuple):
     """The trunk's view of one image."""
 

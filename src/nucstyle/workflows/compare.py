@@ -105,7 +105,7 @@ def compare(
         judge: Weights of the network that looks for new nuclei then; None = none does.
         trunk: A file with the weights of a ResNet-101, or of a detector on one, for recipes with one.
         on: The part whose scores are summed up: `validation`, `test`, or in `transfer` `hidden`, the training images whose masks
-            are hidden: their colours were seen, their masks were not, and they are more than those of the other parts.
+            are hidden: their colours were seen, their masks were not, and mostly they are more than those of the other parts.
             Validation images are always scored: the arm without a GAN that the others are compared to is chosen by them.
         tta: Modes of test-time augmentation.
         cells: `ARM:SEED` of the cells to work at; None = all. The summary is over all that are finished.
@@ -157,6 +157,7 @@ def compare(
         check_unseen([record.id for record in dataset.records if record.split == part], part, models)
     check_unseen([record.id for record in other.records] if other is not None else [], "--test", models)
     comparison = _Comparison(
+        every=dataset,
         named=named,
         train=train,
         validation=validation,
@@ -285,7 +286,7 @@ def _scored_parts(
         if not len(images):
             remedy = "fill the column split of the manifest"
             if part == HIDDEN:
-                remedy = "no training image outside --annotated has masks"
+                remedy = "every training image with masks is of an annotated modality; use --on validation, or annotate fewer"
             msg = f"no annotated image of the part {part}, so nothing can be scored; {remedy}"
             raise DatasetError(msg)
     return parts
@@ -334,6 +335,8 @@ def _models(
 class _Comparison:
     """What all cells of a protocol share."""
 
+    every: Dataset
+    """All images of the data."""
     named: NamedImages
     train: Dataset
     validation: Dataset
@@ -439,7 +442,7 @@ def _work(
     _check_finished(folder, comparison, scoring, chosen)
     with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S) as run:
         run.write_environment(device=comparison.device, precision=comparison.precision)
-        describe_images(folder, comparison.named.images, comparison.train, scoring, progress)
+        describe_images(folder, comparison.named.images, comparison.train, scoring, progress, every=comparison.every)
         if comparison.style is not None:
             model = load_style(comparison.style, device=comparison.device)
             draw_restyled_images(

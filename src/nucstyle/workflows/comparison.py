@@ -6,6 +6,7 @@ cells that were made elsewhere can be summed up, and the report needs files alon
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,12 @@ Seeds = Mapping[int, Mapping[str, Scores]]
 """Of an arm: seed -> mode of test-time augmentation -> S."""
 
 
-def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scoring, progress: Progress) -> None:
-    """Write `images.json`; areas that it holds already are not measured again.
+def describe_images(
+    folder: Path, images: Dataset, train: Dataset, scoring: Scoring, progress: Progress, *, every: Dataset
+) -> None:
+    """Write `images.json`; areas and fields of view that it holds already are not measured again.
 
-    Images of a part whose borders continue each other are of one field of view, whatever the manifest names.
+    Images whose borders continue each other are of one field of view, whatever the manifest names.
 
     Args:
         folder: Of the protocol.
@@ -45,6 +48,7 @@ def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scor
         train: Those that are trained on, read already: where they are of the largest modality, no file is opened again.
         scoring: The images that are scored.
         progress: Shown to the person.
+        every: All images of the data: one that is not scored may join two that are. What cannot be read of it is passed over.
     """
     known = _read_images(folder) if (folder / IMAGES).is_file() else {}
     typical = known["median_nucleus_px"] if known else _typical_area(images, train, scoring.largest, progress)
@@ -54,17 +58,33 @@ def describe_images(folder: Path, images: Dataset, train: Dataset, scoring: Scor
         part: one for part, one in known.get("parts", {}).items() if part not in changed
     }
     areas = {name: one["nucleus_px"] for part in parts.values() for name, one in part.items()}
+    fields: dict[str, dict[str, str]] = known.get("fields", {})
     for part, dataset in scoring.parts.items():
+        names = _field_names(dataset if part == OTHER else every, scoring.fingerprints.get(part), fields, progress)
         new = [index for index, record in enumerate(dataset.records) if record.id not in areas]
         areas |= _areas(dataset, new, f"measure the nuclei of the {part} images", progress)
         parts[part] = {
-            one.id: {"modality": one.modality, "field_of_view": one.field_of_view, "nucleus_px": areas[one.id]}
-            for one in name_fields(dataset, progress)[0]
+            one.id: {"modality": one.modality, "field_of_view": names.get(one.id), "nucleus_px": areas[one.id]}
+            for one in dataset.records
         }
-    table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts}
+    table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts, "fields": fields}
     if scored_on or scoring.fingerprints:
         table["scored_on"] = {**scored_on, **{part: dict(one) for part, one in scoring.fingerprints.items()}}
     write_json(folder / IMAGES, {"format": 1, "train": len(images.part("train", None)), **table})
+
+
+def _field_names(
+    dataset: Dataset, contents: Mapping[str, Any] | None, known: dict[str, dict[str, str]], progress: Progress
+) -> dict[str, str]:
+    """The name of the field of view of each image that has one, by id; `known` has what was found before, and gets it."""
+    named = sorted((record.id, record.field_of_view or "") for record in dataset.records)
+    key = hashlib.sha256(
+        repr((named, sorted((contents or {}).items()))).encode("utf-8", "backslashreplace")
+    ).hexdigest()
+    if key not in known:
+        records, _ = name_fields(dataset, progress, skip_unreadable=True)
+        known[key] = {one.id: one.field_of_view for one in records if one.field_of_view is not None}
+    return known[key]
 
 
 def _read_images(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from nucstyle.core.errors import OptionError
+from nucstyle.core.errors import ImageError, OptionError
 from nucstyle.core.protocols import Progress
 from nucstyle.core.threads import for_each
 from nucstyle.data.dataset import Dataset
@@ -70,24 +70,29 @@ def divide(
     return divided
 
 
-def name_fields(dataset: Dataset, progress: Progress) -> tuple[list[Record], list[list[int]]]:
+def name_fields(
+    dataset: Dataset, progress: Progress, *, skip_unreadable: bool = False
+) -> tuple[list[Record], list[list[int]]]:
     """Give images of one field of view one name: those that the pixels connect, and those that share a name already.
 
     Args:
         dataset: The images; only fields within it are found.
         progress: Shown to the person.
+        skip_unreadable: Whether an image that cannot be read keeps the name that it has.
 
     Returns:
         The records, with the smallest name of each field or else its smallest id; a field of one image keeps the name that it
         has, or none. Then the places of the images of each field of several.
 
     Raises:
-        ImageError: The first image that cannot be read.
+        ImageError: The first image that cannot be read, unless those are skipped.
     """
     records = list(dataset.records)
-    look = partial(_outline, reading=dataset.reading)
-    outlines = for_each(look, records, stage="compare borders", unit="image", progress=progress)
-    found = joined_fields(records, find_fields(list(outlines)))
+    look = partial(_outline, reading=dataset.reading, skip_unreadable=skip_unreadable)
+    outlines = list(for_each(look, records, stage="compare borders", unit="image", progress=progress))
+    seen = [index for index, one in enumerate(outlines) if one is not None]
+    fields = find_fields([one for one in outlines if one is not None])
+    found = [[seen[place] for place in members] for members in joined_fields([records[k] for k in seen], fields)]
     for members in found:
         named = [records[index].field_of_view for index in members]
         # The smallest name, so that it does not depend on the order of the images.
@@ -97,8 +102,13 @@ def name_fields(dataset: Dataset, progress: Progress) -> tuple[list[Record], lis
     return records, found
 
 
-def _outline(record: Record, reading: ReadOptions) -> Outline:
-    return outline(read_pixels(record.image, reading))
+def _outline(record: Record, reading: ReadOptions, *, skip_unreadable: bool) -> Outline | None:
+    try:
+        return outline(read_pixels(record.image, reading))
+    except ImageError:
+        if not skip_unreadable:
+            raise
+        return None
 
 
 def _remarks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.report.pictures import colour_labels, draw_overlay
 from nucstyle.segmentation.decode import Decoded
-from nucstyle.segmentation.detector import InferenceConfig, Segmenter
+from nucstyle.segmentation.detector import CONTRAST, SHOWN_BY, InferenceConfig, Segmenter
 from nucstyle.segmentation.tiling import segment
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.workflows.load import SHIPPED_SEGMENTER, find_weights, load_segmenter, style_from_weights
@@ -113,9 +113,9 @@ def predict(
     place = choose_device(device)
     precision = resolve_precision("auto", place)
     segmenter = load_segmenter(weights, device=place, precision=precision)
-    segmenter.inference = _settled(segmenter, overrides)
     tta = segmenter.inference.tta if tta is None else tta
     merge = TestTimeAugmentation(tta)
+    segmenter.inference = _settled(segmenter, overrides, tta)
     if tile_px is not None:
         segmenter.inference = replace(segmenter.inference, tile_px=tile_px)
     dataset = open_dataset(images, format=format, reading=reading, cache=False)
@@ -168,20 +168,37 @@ class _Settings:
     inference: InferenceConfig
 
 
-def _settled(segmenter: Segmenter, overrides: Sequence[str]) -> InferenceConfig:
-    """How answers are read.
+_SET_ELSEWHERE: Mapping[str, str] = {"tta": "--tta", "tile_px": "--tile", "diameter_px": "--diameter"}
+"""Settings that have an option of their own."""
+
+
+def _settled(segmenter: Segmenter, overrides: Sequence[str], tta: str) -> InferenceConfig:
+    """How answers are read, with the views that are looked at.
 
     Raises:
         ConfigError: An unknown key, or a value of the wrong type or range.
-        OptionError: A score below which the detector tells of nothing.
+        OptionError: A setting that has an option of its own, that says how images are shown, or that would have no effect.
     """
-    table = with_overrides(_Settings, {"inference": to_table(segmenter.inference)}, overrides)
+    before = to_table(segmenter.inference)
+    table = with_overrides(_Settings, {"inference": before}, overrides)
     inference = build(_Settings, table, where="--set").inference
+    for name, value in to_table(inference).items():
+        if value == before[name]:
+            continue
+        if name in _SET_ELSEWHERE:
+            msg = f"--set {name}={value}: give {_SET_ELSEWHERE[name]} instead"
+            raise OptionError(msg)
+        if name in SHOWN_BY or name in CONTRAST:
+            msg = (
+                f"--set {name}={value}: it says how images are shown to the segmenter, which learnt with {before[name]}; train "
+                "with it, or leave it"
+            )
+            raise OptionError(msg)
     least = segmenter.config.box_score
-    if inference.score < min(least, segmenter.inference.score):
-        msg = f"--set score={inference.score:g}: the detector of these weights tells of nothing below {least:g}; give more"
+    if tta == "none" and inference.score < min(least, segmenter.inference.score):
+        msg = f"--set score={inference.score:g}: of one view the detector tells of nothing below {least:g}; give more"
         raise OptionError(msg)
-    return inference
+    return build(InferenceConfig, {**to_table(inference), "tta": tta}, where="--tta")
 
 
 def count_nuclei(run: Path) -> int:

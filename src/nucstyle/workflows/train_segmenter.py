@@ -26,7 +26,7 @@ from nucstyle.data.run_folder import RunFolder, check_target
 from nucstyle.data.weights import Weights, load_state, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.backbone import load_trunk_weights
-from nucstyle.segmentation.detector import InferenceConfig, Segmenter, build_trunk
+from nucstyle.segmentation.detector import CONTRAST, SHOWN_BY, InferenceConfig, Segmenter, build_trunk
 from nucstyle.segmentation.resnet import ResNetTrunk, load_parts, read_trunk_file
 from nucstyle.training.distributed import (
     SINGLE,
@@ -56,11 +56,6 @@ from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.segmenter_quality import SegmenterQuality
 from nucstyle.workflows.selection import Selection
 from nucstyle.workflows.trunk import TrunkSource, settle_trunk
-
-_SHOWN_BY = ("clahe", "scaling", "side_px", "enlarge_below_px", "enlarge_factor", "diameter_px")
-"""Settings of `InferenceConfig` that say how images are shown to the detector."""
-_CONTRAST = ("clahe_clip_limit", "clahe_tiles", "clahe_darker_than")
-"""More of them, where contrast is enhanced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +318,7 @@ def check_settings(
         return
     inference = build(InferenceConfig, start.metadata["inference"], where="--init")
     before, now = to_table(inference), to_table(recipe.inference)
-    for name in (*_SHOWN_BY, *(_CONTRAST if inference.clahe and recipe.inference.clahe else ())):
+    for name in (*SHOWN_BY, *(CONTRAST if inference.clahe and recipe.inference.clahe else ())):
         if before[name] != now[name]:
             progress.say(
                 f"warning: the weights of --init were trained with {name} = {before[name]}, this training has {now[name]}; "
