@@ -1,7 +1,10 @@
 """`predict --set`: how the answers of a segmenter are read."""
 
+from importlib import resources
+
 import pytest
 
+from nucstyle.data.dataset import open_dataset
 from nucstyle.data.run_folder import read_config
 
 
@@ -31,13 +34,15 @@ def test_uncertain_and_small_nuclei_can_be_left_out(run_verb, write_pairs, tmp_p
     assert sum(area for _, area in nuclei(tmp_path / "wide")) > 1.05 * sum(area for _, area in every)
 
 
-def test_nuclei_that_few_of_several_views_show_can_be_asked_for(run_verb, write_pairs, tmp_path):
-    images = write_pairs("data", fluorescence=2, stained=0) / "images"
-    for score in ("0.7", "0.1"):
-        result = run_verb("predict", images, "--out", score, "--tta", "fast", "--set", f"score={score}")
-        assert result.exit_code == 0, result.output
-    assert len(nuclei(tmp_path / "0.1")) > len(nuclei(tmp_path / "0.7")) > 0
-    assert min(score for score, _ in nuclei(tmp_path / "0.1")) < 0.3
+def test_nuclei_that_few_of_several_views_show_can_be_asked_for(run_verb, tmp_path):
+    """Of one view the detector tells of nothing below 0.3, but what few views show has less on average."""
+    with resources.as_file(resources.files("nucstyle.sample")) as sample:
+        (image,) = (one.image for one in open_dataset(sample).records if one.id.startswith("6af82abb"))
+        result = run_verb("predict", image, "--out", "run", "--tta", "fast", "--set", "score=0.1")
+    assert result.exit_code == 0, result.output
+    scores = [score for score, _ in nuclei(tmp_path / "run")]
+    assert 0.1 <= min(scores) < 0.3
+    assert max(scores) > 0.9
 
 
 @pytest.mark.parametrize(
