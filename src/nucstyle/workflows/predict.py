@@ -182,17 +182,15 @@ def _settled(segmenter: Segmenter, overrides: Sequence[str], tta: str) -> Infere
     before = to_table(segmenter.inference)
     table = with_overrides(_Settings, {"inference": before}, overrides)
     inference = build(_Settings, table, where="--set").inference
-    for name, value in to_table(inference).items():
-        if value == before[name]:
-            continue
+    after = to_table(inference)
+    for override in overrides:
+        name = override.partition("=")[0].strip().rpartition(".")[2]
         if name in _SET_ELSEWHERE:
-            msg = f"--set {name}={value}: give {_SET_ELSEWHERE[name]} instead"
+            msg = f"--set {override}: give {_SET_ELSEWHERE[name]} instead"
             raise OptionError(msg)
-        if name in SHOWN_BY or name in CONTRAST:
-            msg = (
-                f"--set {name}={value}: it says how images are shown to the segmenter, which learnt with {before[name]}; train "
-                "with it, or leave it"
-            )
+        if name in (*SHOWN_BY, *CONTRAST) and after[name] != before[name]:
+            learnt = str(before[name]).lower()
+            msg = f"--set {override}: the segmenter learnt from images shown with {learnt}; train with it, or leave it"
             raise OptionError(msg)
     least = segmenter.config.box_score
     if tta == "none" and inference.score < min(least, segmenter.inference.score):
