@@ -14,6 +14,7 @@ from nucstyle.augment.geometric import CropConfig, RandomCrop
 from nucstyle.augment.steps import Cut
 from nucstyle.augment.style import StyleTransfer
 from nucstyle.core.errors import ImageError, OptionError
+from nucstyle.core.photometry import lift, measure_stops
 from nucstyle.core.protocols import Translator
 from nucstyle.core.rng import generator
 from nucstyle.core.sample import Applied, Sample
@@ -235,6 +236,29 @@ def test_only_images_of_the_sources_are_restyled(transfer, sample_of):
         transfer(sources="brown")
 
 
+def test_dim_nuclei_are_lifted_before_an_image_is_restyled(transfer, nuclei, fake_translator):
+    assert "gamma" not in drawn(transfer()(nuclei, seed=0))  # not by default
+    gammas = [drawn(transfer(lift=0.6)(nuclei, seed=seed))["gamma"] for seed in range(60)]
+    assert 0.6 <= min(gammas) < 0.65
+    assert 0.95 < max(gammas) <= 1
+    seed = min(range(60), key=gammas.__getitem__)
+    styled = transfer(lift=0.6, targets=[DARK])(nuclei, seed=seed)
+    background, objects, _ = measure_stops(nuclei.image, 1)
+    lifted = lift(nuclei.image, background, objects, drawn(styled)["gamma"])
+    assert float((lifted - nuclei.image).max()) > 0.02
+    how = {"source": torch.tensor([0]), "target": torch.tensor([0])}
+    expected = fake_translator.translate(lifted[None], **how, attribute=torch.tensor([drawn(styled)["attribute"]]))
+    assert torch.equal(styled.image, expected[0])
+    plain = transfer(targets=[DARK])(nuclei, seed=seed)
+    assert drawn(plain)["attribute"] == drawn(styled)["attribute"]  # what was drawn before there was a lift stays
+
+
+@pytest.mark.parametrize("wrong", [0, -0.5, 1.5, math.nan, True, "much"])
+def test_a_lift_outside_its_range_is_refused(transfer, wrong):
+    with pytest.raises(OptionError, match="lift is the least power, above 0 and at most 1, got"):
+        transfer(lift=wrong)
+
+
 def test_where_only_the_own_modality_is_left_the_image_stays_as_it_is(transfer, nuclei):
     assert transfer(targets=[DARK], exclude_own=True)(nuclei, seed=0) is nuclei
 
@@ -342,12 +366,13 @@ class Watching:
     """A fake that knows parts, and says what it was asked."""
 
     def __init__(self, translator):
-        self.modalities, self.asked = translator.modalities, []
+        self.modalities, self.asked, self.shown = translator.modalities, [], []
         for name in ("recognise", "draw_attribute", "encode_attribute", "translate", "reconstruct"):
             setattr(self, name, getattr(translator, name))
 
     def translate_part(self, image, *, whole, **how):
         self.asked.append(whole)
+        self.shown.append(image)
         return self.translate(image, **how)
 
 
@@ -364,6 +389,17 @@ def test_a_crop_is_restyled_as_a_part_of_its_field_once(fake_translator, nuclei)
     transfer(nuclei, seed=2)
     assert len(watching.asked) == 1
     assert torch.equal(StyleTransfer(fake_translator, p=1.0, exclude_own=True)(crop, seed=0).image, restyled.image)
+
+
+def test_crops_of_a_field_are_lifted_by_the_colours_of_the_field(fake_translator, nuclei):
+    watching = Watching(fake_translator)
+    crop = RandomCrop(CropConfig(size_px=24)).augment(nuclei, generator("crop"))
+    styled = StyleTransfer(watching, p=1.0, lift=0.5)(crop, seed=0)
+    assert torch.equal(watching.asked[0][0], nuclei.image)
+    background, objects, _ = measure_stops(nuclei.image, 1)
+    gamma = drawn(styled)["gamma"]
+    assert torch.equal(watching.shown[0][0], lift(crop.image, background, objects, gamma))
+    assert not torch.equal(watching.shown[0][0], crop.image)
 
 
 # What is no style transfer, no seed and no image

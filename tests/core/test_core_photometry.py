@@ -5,7 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nucstyle.core.photometry import MIN_SPAN, apart, between, beyond, canonical, measure_colours, measure_stops
+from nucstyle.core.photometry import (
+    MIN_SPAN,
+    apart,
+    between,
+    beyond,
+    canonical,
+    lift,
+    measure_colours,
+    measure_stops,
+)
 from nucstyle.core.rng import generator
 
 
@@ -108,3 +117,17 @@ def test_an_extreme_on_the_wrong_side_of_the_objects_is_theirs():
     assert beyond(light, dark, 1) is light
     assert beyond(light, dark, -1) is dark
     assert beyond(dark, light, -1) is dark
+
+
+@pytest.mark.parametrize(
+    ("background", "objects"), [([0.05, 0.05, 0.05], [0.6, 0.6, 0.6]), ([0.9, 0.85, 0.95], [0.4, 0.2, 0.6])]
+)
+def test_a_lift_moves_what_lies_between_background_and_objects_towards_the_objects(background, objects):
+    background, objects = torch.tensor(background), torch.tensor(objects)
+    line = objects - background
+    beside = 0.02 * torch.linalg.cross(line, torch.tensor([1.0, 0.0, 0.0]))  # a tint that is no height
+    heights = torch.tensor([-0.05, 0.0, 0.25, 0.5, 1.0, 1.1])
+    expected = torch.tensor([-0.05, 0.0, 0.25**0.5, 0.5**0.5, 1.0, 1.1])
+    image, made = ((background + one[:, None] * line + beside).T[:, :, None] for one in (heights, expected))
+    torch.testing.assert_close(lift(image, background, objects, 0.5), made, atol=1e-5, rtol=0)
+    torch.testing.assert_close(lift(image, background, objects, 1.0), image, atol=1e-6, rtol=0)

@@ -196,6 +196,7 @@ def test_going_on_in_another_config_is_refused_with_the_key_and_both_values(old,
     ("table", "setting", "was", "now", "told"),
     [
         ({"style": {"p": 0.5}}, "style.sources", [], ["dapi"], "was [] and is now ['dapi']"),
+        ({"style": {"p": 0.5}}, "style.lift", 1.0, 0.6, "was 1.0 and is now 0.6"),
         ({"inference": {"rescale_beyond": 2.5}}, "inference.shrink_beyond", 0.0, 1.6, "was 0.0 and is now 1.6"),
         ({"training": {"steps": 600}}, "training.rate_factor", 1.0, 10.0, "was 1.0 and is now 10.0"),
         ({"inference": {"clahe": True}}, "inference.clahe_clip_limit", 0.01, 0.02, "was 0.01 and is now 0.02"),

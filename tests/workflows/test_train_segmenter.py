@@ -275,6 +275,7 @@ def test_without_a_gate_none_is_recorded(run_verb, manifest, tmp_path):
 def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
     two = ["grey-on-black", "purple-on-white"]
     ways = ("style.p=1", f"style.targets={json.dumps(two)}", "style.exclude_own=true", "style.attributes=normal")
+    ways += ("style.lift=0.6",)
     sets = tuple(word for one in (*ways, "batch_size=3") for word in ("--set", one))
     result = run_verb("train-segmenter", manifest, "--out", "run", *STYLED, *LAST, *sets)
     assert result.exit_code == 0, result.output
@@ -284,9 +285,11 @@ def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
     assert outcomes.sum() == 6  # every crop of two steps
     assert not np.diagonal(outcomes).any()
     assert {gate["modalities"][target] for target in np.nonzero(outcomes.sum(axis=0))[0]} <= set(two)
-    config = StyleConfig(p=0.25, targets=tuple(two), sources=("grey-on-black",), attributes="normal", exclude_own=True)
+    config = StyleConfig(
+        p=0.25, targets=tuple(two), sources=("grey-on-black",), attributes="normal", exclude_own=True, lift=0.6
+    )
     (restyle,) = make_arm("style", style="dsb2018", config=config, device="cpu", precision="fp32").augmentations
-    assert (restyle.p, restyle.attributes, restyle.exclude_own) == (0.25, "normal", True)
+    assert (restyle.p, restyle.attributes, restyle.exclude_own, restyle.lift) == (0.25, "normal", True, 0.6)
     assert {restyle.model.modalities[number] for number in restyle.sources} == {"grey-on-black"}
 
 

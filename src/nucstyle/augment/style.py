@@ -10,15 +10,17 @@ from typing import Annotated, Literal, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation, check_choice
 from nucstyle.augment.gate import ACCEPTED, GIVEN_UP, OUTCOMES, Gate, Verdict
+from nucstyle.augment.recolour import guess_polarity
 from nucstyle.core import rng
 from nucstyle.core.errors import ImageError, OptionError
+from nucstyle.core.photometry import lift, measure_stops
 from nucstyle.core.protocols import AttributeMode, PartTranslator, SignedTranslator, Translator
-from nucstyle.core.rng import chance, integer
+from nucstyle.core.rng import chance, integer, uniform
 from nucstyle.core.sample import Applied, Sample, Source
 from nucstyle.data.image_io import from_unit, sample_of_array
 
@@ -39,6 +41,9 @@ class StyleConfig:
     """From where a style is drawn, as `StyleModel.draw_attribute` says: by default from the target's training images."""
     exclude_own: bool = False
     """Never choose the modality that a crop already has."""
+    lift: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Dim nuclei grow clearer before a crop is restyled: heights between background and nuclei are raised to a power from this
+    to 1; 1 = never."""
 
 
 class StyleTransfer(Augmentation):
@@ -61,14 +66,16 @@ class StyleTransfer(Augmentation):
         exclude_own: Never choose the modality that the image already has.
         gate: What refuses restyled images in which nuclei are not where they were. Another style of the same modality is drawn
             then, and after a few times the original is kept. `auto` = a `Gate` without a judge; None = everything is used.
+        lift: In (0, 1]. Stains show nuclei more alike than fluorescence does, so dim ones grow clearer before an image is
+            restyled: heights between background and nuclei are raised to a power that is drawn from this to 1. 1 = never.
 
     Attributes:
         tally: (M, M, 6) int64, how often each of `gate.OUTCOMES` came of each pair (source, target) of the model's M modalities,
             in this process: a worker counts for itself, from nothing where it is spawned.
 
     Raises:
-        OptionError: p outside [0, 1], an unknown target or source, `exemplar` without a picture, or something else for a model or
-            gate.
+        OptionError: p or lift outside its range, an unknown target or source, `exemplar` without a picture, or something else for
+            a model or gate.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class StyleTransfer(Augmentation):
         exclude_own: bool = False,
         gate: Literal["auto"] | Gate | None = "auto",
         sources: Sequence[str] | None = None,
+        lift: float = 1.0,
     ) -> None:
         if not isinstance(model, Translator):
             msg = f"model is a style model, got {type(model).__name__}; load one, for example nucstyle.load_style('dsb2018')"
@@ -96,6 +104,9 @@ class StyleTransfer(Augmentation):
         if not (gate is None or isinstance(gate, Gate) or gate == "auto"):
             msg = f'gate is "auto", None or a Gate, got {gate if isinstance(gate, str) else type(gate).__name__}'
             raise OptionError(msg)
+        if isinstance(lift, bool) or not isinstance(lift, int | float) or not 0 < lift <= 1:
+            msg = f"lift is the least power, above 0 and at most 1, got {lift!r}; 1 leaves nuclei as bright as they are"
+            raise OptionError(msg)
         self.model = model
         self.p = p
         self.targets = tuple(model.modalities.index(name) for name in targets or model.modalities)
@@ -103,6 +114,7 @@ class StyleTransfer(Augmentation):
         self.attributes = attributes
         self.exemplar = exemplar
         self.exclude_own = exclude_own
+        self.lift = lift
         self.gate = gate if isinstance(gate, Gate) or gate is None else Gate()
         self.tally = self._no_tally()
 
@@ -192,11 +204,12 @@ class StyleTransfer(Augmentation):
                 return None
             target = torch.tensor([choices[integer(0, len(choices), generator)]])
             attribute = self._draw_attribute(target, generator)
-        return {
+        drawn = {
             "source": self.model.modalities[own],
             "target": self.model.modalities[int(target)],
             "attribute": [float(value) for value in attribute[0]],
         }
+        return drawn if self.lift == 1 else {**drawn, "gamma": uniform(self.lift, 1.0, generator)}
 
     def _draw_attribute(self, target: Tensor, generator: Generator) -> Tensor:
         mode: AttributeMode = "normal" if self.attributes == "normal" else "per-domain"
@@ -258,12 +271,20 @@ class StyleTransfer(Augmentation):
             "target": torch.tensor([target]),
             "attribute": torch.tensor([drawn["attribute"]]),
         }
+        image = self._lifted(sample, source, cast("float", drawn["gamma"])) if "gamma" in drawn else sample.image
         if sample.whole is not None and isinstance(self.model, PartTranslator):
-            restyled = self.model.translate_part(sample.image[None], whole=sample.whole[None], **how)
+            restyled = self.model.translate_part(image[None], whole=sample.whole[None], **how)
         else:
-            restyled = self.model.translate(sample.image[None], **how)
+            restyled = self.model.translate(image[None], **how)
         made, applied = restyled[0].to(sample.image.device), Applied(type(self).__name__, drawn)
         return sample.with_pixels(made, applied, modality=cast("str", drawn["target"]))
+
+    def _lifted(self, sample: Sample, source: int, gamma: float) -> Tensor:
+        """(3, H, W), the image with clearer dim nuclei."""
+        model, field = self.model, sample.field
+        polarity = model.polarity[source] if isinstance(model, SignedTranslator) else guess_polarity(field)
+        background, objects, _ = measure_stops(field, polarity)
+        return lift(sample.image, background, objects, gamma)
 
     def _modality(self, sample: Sample) -> int:
         """The sample's own modality: the one it is labelled with if the model knows it, else what the model sees."""

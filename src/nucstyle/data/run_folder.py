@@ -34,6 +34,7 @@ _TOLD = 3
 """So many differences of two configs are told."""
 _NEWER: Mapping[str, Any] = {
     "recipe.style.sources": [],
+    "recipe.style.lift": 1.0,
     "recipe.training.rate_factor": 1.0,
     "recipe.inference.shrink_beyond": 0.0,
     "recipe.inference.mask_offset_px": 0.0,

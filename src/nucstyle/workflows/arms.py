@@ -216,6 +216,7 @@ def _restyling(model: StyleModel, config: StyleConfig, gate: ArmGate | None) -> 
         attributes=config.attributes,
         exclude_own=config.exclude_own,
         gate=gate.gate if gate else None,
+        lift=config.lift,
     )
 
 
