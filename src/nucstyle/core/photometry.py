@@ -63,7 +63,8 @@ def lift(image: Tensor, background: Tensor, objects: Tensor, gamma: float) -> Te
     """Bring what lies between background and objects nearer to the objects, so that dim nuclei grow clearer.
 
     A pixel's height, 0 on the background and 1 on the objects, is its projection on the line between the two colours. Heights
-    between 0 and 1 are raised to a power; what a pixel has beside that line, its tint and its noise, stays.
+    between 0 and 1 are raised to a power, those of haze and of the background's noise as well; what a pixel has beside that line,
+    its tint, stays.
 
     Args:
         image: (3, H, W) float32 in [0, 1].
