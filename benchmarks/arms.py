@@ -25,9 +25,10 @@ from nucstyle.augment.base import Augmentation
 from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.fourier import FourierConfig, FourierSwap
 from nucstyle.augment.histogram import HistogramMatch
-from nucstyle.augment.recolour import Recolour, guess_polarity
+from nucstyle.augment.recolour import Recolour
 from nucstyle.augment.references import References
 from nucstyle.augment.reinhard import Reinhard
+from nucstyle.core.photometry import guess_polarity
 from nucstyle.core.resize import resize_image
 from nucstyle.core.rng import generator
 from nucstyle.core.sample import Sample

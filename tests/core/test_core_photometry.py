@@ -11,6 +11,7 @@ from nucstyle.core.photometry import (
     between,
     beyond,
     canonical,
+    guess_polarity,
     lift,
     measure_colours,
     measure_stops,
@@ -119,6 +120,14 @@ def test_an_extreme_on_the_wrong_side_of_the_objects_is_theirs():
     assert beyond(dark, light, -1) is dark
 
 
+def test_few_bright_pixels_are_objects_and_few_dark_ones_too():
+    image = torch.full((3, 30, 30), 0.5)
+    assert guess_polarity(image) == 1
+    image[:, :5, :5] = 0.9
+    assert guess_polarity(image) == 1
+    assert guess_polarity(1 - image) == -1
+
+
 @pytest.mark.parametrize(
     ("background", "objects"), [([0.05, 0.05, 0.05], [0.6, 0.6, 0.6]), ([0.9, 0.85, 0.95], [0.4, 0.2, 0.6])]
 )
@@ -131,3 +140,10 @@ def test_a_lift_moves_what_lies_between_background_and_objects_towards_the_objec
     image, made = ((background + one[:, None] * line + beside).T[:, :, None] for one in (heights, expected))
     torch.testing.assert_close(lift(image, background, objects, 0.5), made, atol=1e-5, rtol=0)
     torch.testing.assert_close(lift(image, background, objects, 1.0), image, atol=1e-6, rtol=0)
+
+
+@given(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([1, -1]), st.floats(0.1, 1.0))
+def test_an_empty_field_is_hardly_changed_by_a_lift(level, polarity, gamma):
+    image = torch.full((3, 8, 8), level)
+    background, objects, _ = measure_stops(image, polarity)
+    torch.testing.assert_close(lift(image, background, objects, gamma), image, atol=2 * MIN_SPAN, rtol=0)

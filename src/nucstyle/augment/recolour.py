@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Generator, Tensor
 
 from nucstyle.augment.references import FromReference, Recognise, Reference, References
-from nucstyle.core.photometry import apart, beyond, measure_stops
+from nucstyle.core.photometry import apart, beyond, guess_polarity, measure_stops
 from nucstyle.core.rng import uniform
 from nucstyle.core.sample import Applied, Sample
 
@@ -121,19 +121,6 @@ def recolour(image: Tensor, source: Tensor, target: Tensor, gamma: float = 1.0) 
     steps = torch.stack([to_objects.mean().expand(3), to_objects, to_extreme], dim=1)  # a column for each part
     made = torch.addmm(target[0][:, None], steps, parts)
     return made.clamp_(0, 1).view_as(image)
-
-
-def guess_polarity(image: Tensor) -> int:
-    """Whether objects are brighter or darker than their surroundings: they are the few, so they draw the mean to their side.
-
-    Args:
-        image: (3, H, W) float32 in [0, 1].
-
-    Returns:
-        1 if the mean of the greys is above their median or equal to it, else -1.
-    """
-    grey = image.mean(dim=0)
-    return 1 if float(grey.mean() - grey.median()) >= 0 else -1
 
 
 def _jittered(stops: Tensor, polarity: int, config: RecolourConfig, generator: Generator) -> Tensor:

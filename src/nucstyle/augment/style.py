@@ -15,10 +15,9 @@ from torch import Generator, Tensor
 
 from nucstyle.augment.base import Augmentation, check_choice
 from nucstyle.augment.gate import ACCEPTED, GIVEN_UP, OUTCOMES, Gate, Verdict
-from nucstyle.augment.recolour import guess_polarity
 from nucstyle.core import rng
 from nucstyle.core.errors import ImageError, OptionError
-from nucstyle.core.photometry import lift, measure_stops
+from nucstyle.core.photometry import guess_polarity, lift, measure_stops
 from nucstyle.core.protocols import AttributeMode, PartTranslator, SignedTranslator, Translator
 from nucstyle.core.rng import chance, integer, uniform
 from nucstyle.core.sample import Applied, Sample, Source

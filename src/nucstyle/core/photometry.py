@@ -59,6 +59,19 @@ def measure_stops(image: Tensor, polarity: int) -> Tensor:
     return torch.stack([background, objects, beyond(extreme, objects, polarity)])
 
 
+def guess_polarity(image: Tensor) -> int:
+    """Whether objects are brighter or darker than their surroundings: they are the few, so they draw the mean to their side.
+
+    Args:
+        image: (3, H, W) float32 in [0, 1].
+
+    Returns:
+        1 if the mean of the greys is above their median or equal to it, else -1.
+    """
+    grey = image.mean(dim=0)
+    return 1 if float(grey.mean() - grey.median()) >= 0 else -1
+
+
 def lift(image: Tensor, background: Tensor, objects: Tensor, gamma: float) -> Tensor:
     """Bring what lies between background and objects nearer to the objects, so that dim nuclei grow clearer.
 
