@@ -47,7 +47,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(Path(arguments.data)).part("validation").annotated()
     gate = Gate(load_judge(arguments.judge), GateConfig(redraws=0))
-    transfer = StyleTransfer(load_style(arguments.style), p=1.0, exclude_own=True, gate=gate)
+    transfer = StyleTransfer(load_style(arguments.style), p=1.0, exclude_own=True, gate=gate, lift=1)
     order, rows, names, shown, place = in_turn(dataset), [], [], 0, 0
     while shown < arguments.crops:
         generator = rng.generator("hundred", place)

@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=20_000)
     side = parser.parse_args().side
-    restyle = nucstyle.StyleTransfer(nucstyle.load_style("dsb2018", device="cpu"), p=1)
+    restyle = nucstyle.StyleTransfer(nucstyle.load_style("dsb2018", device="cpu"), p=1, lift=1)
     restyle(drawn(512), seed=0)
     alone, image = peak_bytes(), drawn(side)
     start = time.perf_counter()

@@ -379,6 +379,12 @@ def augment(
     exclude_own: Annotated[
         bool, typer.Option("--exclude-own", help="Never restyle into the image's own modality.")
     ] = False,
+    lift: Annotated[
+        float,
+        typer.Option(
+            metavar="POWER", help="Lift dim nuclei before restyling by a random power, from this to 1; 1: never."
+        ),
+    ] = 0.6,
     rgb: Annotated[
         bool, typer.Option("--rgb", help="Write grey images in colour, so that copies keep theirs.")
     ] = False,
@@ -412,6 +418,7 @@ def augment(
                 targets=_names(targets),
                 balance=balance,
                 exclude_own=exclude_own,
+                lift=lift,
                 rgb=rgb,
                 gate=gate,
                 judge=judge,

@@ -72,7 +72,7 @@ def test_by_default_half_of_the_images_are_restyled(fake_translator, nuclei):
 
 
 def test_a_restyled_image_is_what_the_translator_makes_of_it(transfer, nuclei, fake_translator):
-    styled = transfer(targets=[LIGHT])(nuclei, seed=3)
+    styled = transfer(targets=[LIGHT], lift=1)(nuclei, seed=3)
     expected = fake_translator.translate(
         nuclei.image[None],
         source=torch.tensor([0]),
@@ -237,19 +237,19 @@ def test_only_images_of_the_sources_are_restyled(transfer, sample_of):
 
 
 def test_dim_nuclei_are_lifted_before_an_image_is_restyled(transfer, nuclei, fake_translator):
-    assert "gamma" not in drawn(transfer()(nuclei, seed=0))  # not by default
-    gammas = [drawn(transfer(lift=0.6)(nuclei, seed=seed))["gamma"] for seed in range(60)]
+    assert "gamma" not in drawn(transfer(lift=1)(nuclei, seed=0))
+    gammas = [drawn(transfer()(nuclei, seed=seed))["gamma"] for seed in range(60)]
     assert 0.6 <= min(gammas) < 0.65
     assert 0.95 < max(gammas) <= 1
     seed = min(range(60), key=gammas.__getitem__)
-    styled = transfer(lift=0.6, targets=[DARK])(nuclei, seed=seed)
+    styled = transfer(targets=[DARK])(nuclei, seed=seed)
     background, objects, _ = measure_stops(nuclei.image, 1)
     lifted = lift(nuclei.image, background, objects, drawn(styled)["gamma"])
     assert float((lifted - nuclei.image).max()) > 0.02
     how = {"source": torch.tensor([0]), "target": torch.tensor([0])}
     expected = fake_translator.translate(lifted[None], **how, attribute=torch.tensor([drawn(styled)["attribute"]]))
     assert torch.equal(styled.image, expected[0])
-    plain = transfer(targets=[DARK])(nuclei, seed=seed)
+    plain = transfer(targets=[DARK], lift=1)(nuclei, seed=seed)
     assert drawn(plain)["attribute"] == drawn(styled)["attribute"]  # what was drawn before there was a lift stays
 
 

@@ -11,7 +11,16 @@ import torch
 
 from nucstyle.core.errors import RunFolderError
 from nucstyle.data import run_folder
-from nucstyle.data.run_folder import CONFIG, RESULT, RunFolder, check_target, read_config, read_json, write_json
+from nucstyle.data.run_folder import (
+    CONFIG,
+    RESULT,
+    RunFolder,
+    check_target,
+    read_config,
+    read_json,
+    settled,
+    write_json,
+)
 
 CONFIG_TABLE = {"verb": "train-style", "seed": 0, "recipe": {"name": "lite", "training": {"steps": 10, "rate": 1e-3}}}
 
@@ -208,12 +217,34 @@ def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal,
     [(part, settings)], name = table.items(), setting.partition(".")[2]
 
     def config(newer):
-        return {"verb": "train-segmenter", "recipe": {"name": "lite", part: settings | newer}}
+        return {"verb": "train-segmenter", "style_sha256": "", "recipe": {"name": "lite", part: settings | newer}}
 
     start(tmp_path / "run", config({}))
     start(tmp_path / "run", config({name: was}), resume=True)
     message = refusal(RunFolderError, start, tmp_path / "run", config({name: now}), resume=True)
     assert f"recipe.{setting} {told} (newer than this run: --set {setting}={was} goes on with it). Give" in message
+
+
+def test_what_nothing_is_restyled_by_does_not_count(tmp_path, refusal):
+    def config(lift, **more):
+        return {"verb": "train-segmenter", "recipe": {"name": "lite", "style": {"lift": lift}}, **more}
+
+    start(tmp_path / "plain", config(1.0))
+    start(tmp_path / "plain", config(0.6), resume=True)
+    start(tmp_path / "styled", config(1.0, style_sha256="0" * 64))
+    styled = config(0.6, style_sha256="0" * 64)
+    assert "recipe.style.lift" in refusal(RunFolderError, start, tmp_path / "styled", styled, resume=True)
+
+
+def test_a_larger_data_set_from_before_lifts_goes_on_without(tmp_path, refusal):
+    def config(**newer):
+        return {"verb": "augment", "copies": 3, **newer}
+
+    start(tmp_path / "old", config())
+    message = refusal(RunFolderError, start, tmp_path / "old", config(lift=0.6), resume=True)
+    assert "lift was 1.0 and is now 0.6 (newer than this run: --lift 1.0 goes on with it). Give" in message
+    start(tmp_path / "old", config(lift=1.0), resume=True)
+    assert "lift" not in settled({"verb": "predict"})
 
 
 def test_a_run_from_before_recipes_said_how_to_predict_goes_on_whatever_they_say_now(tmp_path, refusal):

@@ -409,14 +409,16 @@ def test_a_damaged_image_of_no_known_modality_does_not_stop_the_others_either(ru
     assert len(open_dataset(tmp_path / "larger")) == 4 + 4
 
 
-def test_a_copy_can_be_made_again_from_its_line(run_verb, manifest, tmp_path):
-    run(run_verb, manifest)
+@pytest.mark.parametrize("lift", [0.6, 1.0])
+def test_a_copy_can_be_made_again_from_its_line(run_verb, manifest, tmp_path, lift):
+    run(run_verb, manifest, *([] if lift == 0.6 else ["--lift", lift]))
+    assert read_config(tmp_path / "larger")["lift"] == lift
     samples = {sample.id: sample for sample in open_dataset(manifest)}
     gate = Gate(load_judge("dsb2018", device="cpu"))
     for row in ledger(tmp_path / "larger"):
         if row["status"] == "restyled":
             model = load_style("dsb2018", device="cpu")
-            transfer = StyleTransfer(model, p=1.0, targets=[row["target_modality"]], gate=gate)
+            transfer = StyleTransfer(model, p=1.0, targets=[row["target_modality"]], gate=gate, lift=lift)
             made = transfer(samples[row["source_id"]], seed=int(row["seed"]))
             written = read_image(tmp_path / "larger" / row["image"])[0]
             assert (written - made.image).abs().max() < 0.51 / 255

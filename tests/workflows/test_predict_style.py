@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nucstyle.augment.gate import Gate
+from nucstyle.augment.style import StyleTransfer
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
@@ -34,7 +35,17 @@ def no_gate(monkeypatch):
     monkeypatch.setattr(Gate, "check", fail)
 
 
-@pytest.mark.usefixtures("no_gate")
+@pytest.fixture
+def no_lift(monkeypatch):
+    """Nobody makes dim nuclei of images to be predicted clearer, by a power that is drawn."""
+
+    def fail(*_, **__):
+        pytest.fail("an image that is to be predicted was lifted")
+
+    monkeypatch.setattr(StyleTransfer, "_lifted", fail)
+
+
+@pytest.mark.usefixtures("no_gate", "no_lift")
 def test_images_are_moved_where_the_segmenter_is_at_home(run_verb, tiny_demo, write_pairs, tmp_path, shown):
     folder, cell = write_pairs("data", fluorescence=1, stained=1), tiny_demo / "full" / "none" / "seed-0"
     model = load_style(tiny_demo / "style")

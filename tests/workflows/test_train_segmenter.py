@@ -1,6 +1,7 @@
 """`train-segmenter`: the best by validation, going on from weights, and what is refused."""
 
 import csv
+import inspect
 import json
 import shutil
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.geometric import RandomCrop
 from nucstyle.augment.steps import Enhance
-from nucstyle.augment.style import StyleConfig
+from nucstyle.augment.style import StyleConfig, StyleTransfer
 from nucstyle.core.clahe import ClaheConfig
 from nucstyle.core.errors import ConfigError, OptionError
+from nucstyle.core.protocols import SILENT
 from nucstyle.core.rng import seeded
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import read_config
@@ -28,11 +30,12 @@ from nucstyle.segmentation.judge import ForegroundJudge, JudgeConfig, JudgeNetwo
 from nucstyle.segmentation.resnet import PARTS
 from nucstyle.training.distributed import SINGLE
 from nucstyle.workflows.arms import Arm, make_arm
+from nucstyle.workflows.augment import augment
 from nucstyle.workflows.fit import require_agreement
 from nucstyle.workflows.load import find_weights, load_segmenter, save_judge
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.selection import Selection
-from nucstyle.workflows.train_segmenter import SegmenterRun
+from nucstyle.workflows.train_segmenter import SegmenterRun, check_settings
 
 SETTINGS = ("steps=2", "checkpoint_every=1", "size_px=64", "batch_size=1", "pyramid_channels=16", "box_head_size=32")
 TINY = tuple(word for one in (*SETTINGS, "mask_layers=1") for word in ("--set", one))
@@ -275,10 +278,11 @@ def test_without_a_gate_none_is_recorded(run_verb, manifest, tmp_path):
 def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
     two = ["grey-on-black", "purple-on-white"]
     ways = ("style.p=1", f"style.targets={json.dumps(two)}", "style.exclude_own=true", "style.attributes=normal")
-    ways += ("style.lift=0.6",)
+    ways += ("style.lift=0.8",)
     sets = tuple(word for one in (*ways, "batch_size=3") for word in ("--set", one))
     result = run_verb("train-segmenter", manifest, "--out", "run", *STYLED, *LAST, *sets)
     assert result.exit_code == 0, result.output
+    assert read_config(tmp_path / "run")["recipe"]["style"]["lift"] == 0.8
     gate = json.loads((tmp_path / "run" / "result.json").read_text())["gate"]
     outcomes = np.array(gate["tally"])[..., gate["outcomes"].index("accepted")]
     outcomes += np.array(gate["tally"])[..., gate["outcomes"].index("given up")]
@@ -286,10 +290,10 @@ def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
     assert not np.diagonal(outcomes).any()
     assert {gate["modalities"][target] for target in np.nonzero(outcomes.sum(axis=0))[0]} <= set(two)
     config = StyleConfig(
-        p=0.25, targets=tuple(two), sources=("grey-on-black",), attributes="normal", exclude_own=True, lift=0.6
+        p=0.25, targets=tuple(two), sources=("grey-on-black",), attributes="normal", exclude_own=True, lift=0.8
     )
     (restyle,) = make_arm("style", style="dsb2018", config=config, device="cpu", precision="fp32").augmentations
-    assert (restyle.p, restyle.attributes, restyle.exclude_own, restyle.lift) == (0.25, "normal", True, 0.6)
+    assert (restyle.p, restyle.attributes, restyle.exclude_own, restyle.lift) == (0.25, "normal", True, 0.8)
     assert {restyle.model.modalities[number] for number in restyle.sources} == {"grey-on-black"}
 
 
@@ -306,6 +310,17 @@ def test_settings_of_style_that_cannot_be_meant_are_refused(run_verb, manifest, 
     assert result.exit_code == 2
     assert line in result.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["lite", "deep-retina", "mirzaev"])
+def test_no_shipped_recipe_asks_for_an_arm_with_style(name):
+    check_settings(segmenter_recipe(name), [], Dataset([]), None, ["none", "colour"], SILENT)
+
+
+def test_dim_nuclei_are_lifted_alike_wherever_nothing_is_said_of_it():
+    defaults = [inspect.signature(one).parameters["lift"].default for one in (StyleTransfer, augment)]
+    assert {*defaults, StyleConfig().lift, segmenter_recipe("lite").style.lift} == {0.6}
+    assert segmenter_recipe("deep-retina").style.lift == segmenter_recipe("mirzaev").style.lift == 1  # as published
 
 
 def test_a_judge_that_has_seen_hidden_masks_does_not_look(run_verb, manifest, tmp_path):

@@ -12,6 +12,8 @@ COLOURS = 6
 """Numbers that are measured: R, G, B of the background, then R, G, B of the objects."""
 MIN_SPAN = 0.04
 """Least difference between the greys of background and objects, in [0, 1]; an empty field has none of its own."""
+_ROWS = 512
+"""So many rows at a time, so that beside a large image and the result little memory is needed."""
 _APART_TURNS = 16
 """A saturated channel cannot move, so the others go farther; each turn makes up for two thirds of what is missing, or more."""
 _SIDE_PX = 128
@@ -89,9 +91,13 @@ def lift(image: Tensor, background: Tensor, objects: Tensor, gamma: float) -> Te
         (3, H, W) float32 in [0, 1].
     """
     line = objects - background
-    weights = line / line.square().sum()
-    height = torch.einsum("c,chw->hw", weights, image - background[:, None, None]).clamp_(0, 1)
-    return (image + line[:, None, None] * (height.clamp(min=1e-30).pow(gamma) - height)).clamp_(0, 1)
+    weights, made = line / line.square().sum(), torch.empty_like(image)
+    for start in range(0, image.shape[1], _ROWS):
+        rows, into = (one[:, start : start + _ROWS] for one in (image, made))
+        height = torch.einsum("c,chw->hw", weights, rows - background[:, None, None]).clamp_(0, 1)
+        higher = height.clamp(min=1e-30).pow_(gamma).sub_(height)
+        torch.mul(line[:, None, None], higher, out=into).add_(rows).clamp_(0, 1)
+    return made
 
 
 def beyond(extreme: Tensor, objects: Tensor, polarity: int) -> Tensor:

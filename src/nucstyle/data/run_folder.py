@@ -30,9 +30,10 @@ FIGURES = "figures"
 """Folder of figures as files, for slides and papers."""
 _LOCK = ".lock"
 _STEPS = "recipe.training.steps"
+_STYLE, _RESTYLED_BY = "recipe.style.", "style_sha256"
 _TOLD = 3
 """So many differences of two configs are told."""
-_NEWER: Mapping[str, Any] = {
+_NEWER: dict[str, Any] = {
     "recipe.style.sources": [],
     "recipe.style.lift": 1.0,
     "recipe.training.rate_factor": 1.0,
@@ -43,6 +44,8 @@ _NEWER: Mapping[str, Any] = {
     "recipe.inference.clahe_darker_than": 0.25,
 }
 """Settings that runs may lack which were begun before there were such: what was done then, not what is the default now."""
+_NEWER_OPTIONS: dict[str, dict[str, Any]] = {"augment": {"lift": 1.0}}
+"""Options of a verb, likewise."""
 _NEWER_AND_UNUSED = {"recipe.inference.tta"}
 """The same, without effect on what runs do that go on: a run without one goes on with any."""
 _PACKAGES = ("nucstyle", "torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "pillow", "tifffile")
@@ -252,13 +255,14 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
 
 def _of_values(old: Mapping[str, Any], key: str, before: object, after: object) -> str:
     """What is said of two values that differ."""
-    setting = key.removeprefix("recipe.")
-    newer = (
-        f" (newer than this run: --set {setting}={before} goes on with it)"
-        if key in _NEWER and key not in _flat(old)
-        else ""
-    )
-    return f"{key} was {before!r} and is now {after!r}{newer}"
+    said = f"{key} was {before!r} and is now {after!r}"
+    if key in _flat(old):
+        return said
+    if key in _NEWER:
+        return f"{said} (newer than this run: --set {key.removeprefix('recipe.')}={before} goes on with it)"
+    if key in _NEWER_OPTIONS.get(old.get("verb", ""), {}):
+        return f"{said} (newer than this run: --{key} {before} goes on with it)"
+    return said
 
 
 def _of_hashes(before: str | None, after: str | None) -> str:
@@ -271,18 +275,22 @@ def _of_hashes(before: str | None, after: str | None) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys, dotted, in which two configs differ once they are written, each with both values.
 
-    A setting that `old` lacks since it is newer than that run counts with what the run did, see `_NEWER`.
+    A setting that `old` lacks since it is newer than that run counts with what the run did, see `_NEWER`. How images are restyled
+    counts only where a style model is named, for nothing is restyled without.
     """
     said, after = _flat(read_toml(to_toml(old), where="old")), _flat(read_toml(to_toml(new), where="new"))
     before = {key: value for key, value in _flat(settled(old)).items() if key in said or key in after}
     keys = sorted((before.keys() | after.keys()) - (_NEWER_AND_UNUSED - before.keys()))
-    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+    found = {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
+    if _RESTYLED_BY in before or _RESTYLED_BY in after:
+        return found
+    return {key: values for key, values in found.items() if not key.startswith(_STYLE)}
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run with settings that are newer than it as what it did, see `_NEWER`."""
     whole: dict[str, Any] = read_toml(to_toml(config), where="config")
-    for key, value in _NEWER.items():
+    for key, value in (_NEWER | _NEWER_OPTIONS.get(whole.get("verb", ""), {})).items():
         *tables, name = key.split(".")
         table: Any = whole
         for one in tables:

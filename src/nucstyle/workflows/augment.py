@@ -65,6 +65,7 @@ def augment(
     targets: Sequence[str] | None = None,
     balance: bool = False,
     exclude_own: bool = False,
+    lift: float = 0.6,
     rgb: bool = False,
     gate: bool = True,
     judge: Path | str | None = "dsb2018",
@@ -89,6 +90,7 @@ def augment(
         targets: Modalities that copies are moved into; None = all that the model knows.
         balance: Choose the targets so that, originals counted, all come as equally often as can be, instead of at random.
         exclude_own: Never move an image into the modality that it has.
+        lift: Dim nuclei grow clearer before they are restyled, by a power from this to 1; see `StyleTransfer`. 1 = never.
         rgb: Write grey images with three channels, so that copies keep their colours; otherwise those of grey images are grey.
         gate: Whether copies in which nuclei are not where they were are drawn again, and left out after a few times.
         judge: Weights of the network that looks for new nuclei then: a name, a file or a run; None = none does.
@@ -114,7 +116,12 @@ def augment(
     arm_gate = make_gate(judge, device=place) if gate else None
     makers = {
         name: StyleTransfer(
-            model, p=1.0, targets=[name], exclude_own=exclude_own, gate=arm_gate.gate if arm_gate else None
+            model,
+            p=1.0,
+            targets=[name],
+            exclude_own=exclude_own,
+            gate=arm_gate.gate if arm_gate else None,
+            lift=lift,
         )
         for name in targets or model.modalities
     }
@@ -136,6 +143,7 @@ def augment(
         "targets": list(makers),
         "balance": balance,
         "exclude_own": exclude_own,
+        "lift": lift,
         "rgb": rgb,
         "style_sha256": weights.sha256,
         "data": data_fingerprint(dataset),

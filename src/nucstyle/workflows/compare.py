@@ -142,7 +142,7 @@ def compare(
     if protocol == "transfer" and annotated is None:
         annotated = [largest or ""]
     train, validation = visible_parts(dataset, named, annotated, progress)
-    check_settings(settled, train, None, arms, progress)
+    check_settings(settled, overrides, train, None, arms, progress)
     scoring = Scoring(
         _scored_parts(dataset, named, other, on, annotated, progress),
         tta,
@@ -407,11 +407,10 @@ class _Comparison:
         own: dict[str, Any] = {name: config[name] for name in _SHARED if name in config}
         own["data"] = {name: value for name, value in config["data"].items() if name != "examples"}
         asked: dict[str, Any] = {name: self.config[name] for name in _SHARED if name in self.config}
-        if "style" not in parts_of(arm):
-            own["recipe"], asked["recipe"] = _without_style(own["recipe"]), _without_style(asked["recipe"])
-        elif self.style_weights is not None:
-            own |= {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
-            asked |= self.restyled_by
+        if "style" in parts_of(arm):
+            by = {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
+            own |= by
+            asked |= by if self.style_weights is None else self.restyled_by
         found = differences(own, asked)
         if found:
             key, (before, after) = next(iter(found.items()))
@@ -420,11 +419,6 @@ class _Comparison:
                 "give the old value, remove the cell, or use another --out"
             )
             raise RunFolderError(msg)
-
-
-def _without_style(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe but for what it says of the arms with `style`."""
-    return {name: value for name, value in recipe.items() if name != "style"}
 
 
 def _work(

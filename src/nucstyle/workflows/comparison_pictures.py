@@ -138,8 +138,8 @@ def _draw_styles(folder: Path, model: StyleModel, train: Dataset) -> None:
 def draw_failures(folder: Path, model: StyleModel, gate: Gate | None, train: Dataset) -> list[dict[str, Any]]:
     """Draw the restyled training images that kept least of their content, one a pair of modalities (paper, figure 5).
 
-    The first images of each modality are moved into every other. What the gate refuses comes first, then what differs least
-    from its surroundings.
+    The first images of each modality are moved into every other, without a lift: what the model does is shown. What the gate
+    refuses comes first, then what differs least from its surroundings.
 
     Args:
         folder: Of the protocol; pictures go to `samples/`.
@@ -156,7 +156,7 @@ def draw_failures(folder: Path, model: StyleModel, gate: Gate | None, train: Dat
         own = sample.modality or ""
         for target in model.modalities:
             if target != own:
-                restyle = StyleTransfer(model, p=1, targets=[target], gate=checked)
+                restyle = StyleTransfer(model, p=1, targets=[target], gate=checked, lift=1)
                 generator = rng.generator("failures", sample.id, target)
                 made, verdict = next(restyle.attempts(sample, generator))
                 if (own, target) not in worst or _kept(verdict) < _kept(worst[own, target][2]):

@@ -314,8 +314,8 @@ def _mover(
             f"give --move-to, one of {', '.join(model.modalities)}"
         )
         raise OptionError(msg)
-    # No gate: it would look at masks, where the images have any.
-    mover = StyleTransfer(model, p=1.0, targets=[best], exclude_own=True, gate=None)
+    # No gate: it would look at masks, where the images have any. No lift: nuclei are to be found as they are.
+    mover = StyleTransfer(model, p=1.0, targets=[best], exclude_own=True, gate=None, lift=1)
     return mover, {"style_sha256": weights.sha256, "move_to": best}
 
 

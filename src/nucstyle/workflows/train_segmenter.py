@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 from nucstyle.augment.base import Augmentation
 from nucstyle.augment.steps import Enhance
-from nucstyle.augment.style import StyleConfig
 from nucstyle.core import rng
-from nucstyle.core.config import build, to_table
+from nucstyle.core.config import build, to_table, with_overrides
 from nucstyle.core.errors import OptionError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import autocast, resolve_precision
@@ -210,7 +209,7 @@ def train_segmenter(
     # The division does not depend on the seed: runs of a comparison must agree on it.
     named = name_images(dataset, Path(data), k=None, seed=0, progress=progress) if needs_names else None
     train, validation = visible_parts(dataset, named, annotated, progress)
-    check_settings(settled, train, start, [augment], progress)
+    check_settings(settled, overrides, train, start, [augment], progress)
     with_examples = named if takes_examples(augment) else None
     precision = resolve_precision(settled.training.precision, place)
     arm = make_arm(
@@ -298,15 +297,24 @@ def visible_parts(
 
 
 def check_settings(
-    recipe: SegmenterRecipe, train: Dataset, start: Weights | None, arms: Sequence[str], progress: Progress
+    recipe: SegmenterRecipe,
+    overrides: Sequence[str],
+    train: Dataset,
+    start: Weights | None,
+    arms: Sequence[str],
+    progress: Progress,
 ) -> None:
     """Refuse settings that could have no effect, and say where a recipe shows images otherwise than --init was trained with.
 
     Raises:
         OptionError: Modalities are to be balanced that have no names, or it is said how crops are restyled and no arm does it.
     """
-    if recipe.style != StyleConfig() and not any("style" in parts_of(arm) for arm in arms):
-        msg = f"the settings of style have no effect without an arm with style, among {', '.join(arms)} there is none"
+    given = with_overrides(SegmenterRecipe, {}, overrides).get("style", {})
+    if given and not any("style" in parts_of(arm) for arm in arms):
+        msg = (
+            f"--set style.{min(given)}: has no effect without an arm with style, among {', '.join(arms)} there is none; "
+            "leave it out"
+        )
         raise OptionError(msg)
     if recipe.training.balance and all(record.modality is None for record in train.records):
         msg = (
