@@ -2,8 +2,8 @@
 
     python benchmarks/large_images.py [--side 20000]
 
-The image is the bundled ones side by side, 8-bit RGB, and `StyleTransfer` returns 8-bit RGB. Memory is the most that the process
-had resident, that of Python and PyTorch themselves included, which is measured before.
+The image is the bundled ones side by side, 8-bit RGB, and `StyleTransfer`, without a lift, returns 8-bit RGB. Memory is the most
+that the process had resident, that of Python and PyTorch themselves included, which is measured before.
 """
 
 from __future__ import annotations

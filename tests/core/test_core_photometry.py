@@ -142,6 +142,13 @@ def test_a_lift_moves_what_lies_between_background_and_objects_towards_the_objec
     torch.testing.assert_close(lift(image, background, objects, 1.0), image, atol=1e-6, rtol=0)
 
 
+def test_a_tall_image_is_lifted_in_all_its_rows():
+    image = torch.rand((3, 1100, 4), generator=generator("tall"))
+    background, objects, _ = measure_stops(image, 1)
+    pieces = [lift(one, background, objects, 0.7) for one in image.split(200, dim=1)]
+    torch.testing.assert_close(lift(image, background, objects, 0.7), torch.cat(pieces, dim=1))
+
+
 @given(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([1, -1]), st.floats(0.1, 1.0))
 def test_an_empty_field_is_hardly_changed_by_a_lift(level, polarity, gamma):
     image = torch.full((3, 8, 8), level)

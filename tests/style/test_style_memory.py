@@ -49,8 +49,10 @@ _SCRIPT = """
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak is read from /proc")
 @pytest.mark.parametrize(("work", "most"), [("translate", 30), ("augment", 36), ("lifted", 48)])
 def test_a_large_image_takes_little_more_memory_than_itself_and_its_result(work, most):
-    """Floats in and out are 24 bytes a pixel, bytes in and out 6 more, and the lifted image 12: 20,000 x 20,000 pixels fit in 16
-    GB without a lift, in 20 GB with one."""
+    """Floats in and out are 24 bytes a pixel, bytes in and out 6 more, and the lifted image 12 at most.
+
+    So 20,000 x 20,000 pixels fit in 16 GB without a lift, in 20 GB with one.
+    """
     command = [sys.executable, "-c", textwrap.dedent(_SCRIPT), work]
     given_back = {
         **os.environ,

@@ -8,6 +8,7 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from nucstyle.augment.style import StyleTransfer
 from nucstyle.cli import app
 from nucstyle.workflows.demo import demo
 
@@ -62,3 +63,13 @@ def demo_copy(tiny_demo, tmp_path):
     out = tmp_path / "copy" / "demo-run"
     shutil.copytree(tiny_demo, out)
     return out
+
+
+@pytest.fixture
+def no_lift(monkeypatch):
+    """Dim nuclei must stay as they are."""
+
+    def fail(*_, **__):
+        pytest.fail("an image was lifted that is to be restyled as it is")
+
+    monkeypatch.setattr(StyleTransfer, "_lifted", fail)

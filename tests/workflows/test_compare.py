@@ -640,6 +640,7 @@ def test_the_gallery_shows_the_part_that_changed_most():
     assert _window(before[:100], after[:100])[0] == slice(0, 100)
 
 
+@pytest.mark.usefixtures("no_lift")
 def test_restyled_images_that_kept_least_are_drawn_and_refused_ones_come_first(tmp_path, field):
     write_data(tmp_path, field)
     dataset = open_dataset(tmp_path / "manifest.csv")

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from nucstyle.augment.gate import Gate
-from nucstyle.augment.style import StyleTransfer
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.run_folder import read_config
 from nucstyle.data.weights import load_weights
@@ -33,16 +32,6 @@ def no_gate(monkeypatch):
         pytest.fail("a gate looked at images that are to be predicted")
 
     monkeypatch.setattr(Gate, "check", fail)
-
-
-@pytest.fixture
-def no_lift(monkeypatch):
-    """Nobody makes dim nuclei of images to be predicted clearer, by a power that is drawn."""
-
-    def fail(*_, **__):
-        pytest.fail("an image that is to be predicted was lifted")
-
-    monkeypatch.setattr(StyleTransfer, "_lifted", fail)
 
 
 @pytest.mark.usefixtures("no_gate", "no_lift")

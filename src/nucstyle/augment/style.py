@@ -62,7 +62,7 @@ class StyleTransfer(Augmentation):
             modality, it has the one that the model sees.
         attributes: How a style within the modality is drawn: `per-domain`, `normal`, or `exemplar` = as in a picture.
         exemplar: (3, H, W) float32 in [0, 1], the picture for `exemplar`. Its modality is the target.
-            Nothing is random then with `lift=1`.
+            With `p=1` and `lift=1` nothing is random then.
         exclude_own: Never choose the modality that the image already has.
         gate: What refuses restyled images in which nuclei are not where they were. Another style of the same modality is drawn
             then, and after a few times the original is kept. `auto` = a `Gate` without a judge; None = everything is used.

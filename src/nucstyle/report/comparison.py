@@ -507,8 +507,8 @@ def _failures(run: Path) -> list[Section]:
     shown = tuple(one for one in drawn if one is not None)
     said = (
         "The worst of four training images for each of the worst pairs of modalities (paper, figure 5): what the gate refuses, "
-        "then where nuclei differ least from what surrounds them (separation, 1 = in every pixel). Other than in "
-        "trainings, dim nuclei are not lifted before. Source, restyled, true nuclei."
+        "then where nuclei differ least from what surrounds them (separation, 1 = in every pixel), dim nuclei "
+        "left as they are. Source, restyled, true nuclei."
     )
     return [Section("Where restyling fails", (said,), pictures=shown)] if shown else []
 
