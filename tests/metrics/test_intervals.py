@@ -72,6 +72,14 @@ def test_an_image_of_an_unknown_field_is_a_field_of_its_own_and_joins_none_by_it
     assert paired_difference([scores([1] * 12)], [scores([0] * 12)], fields).fields == 11
 
 
+def test_an_image_whose_differences_cancel_out_is_neither_better_nor_worse():
+    ours = [scores(np.full(12, 0.52) + shift) for shift in (0.02619, 0.0, -0.02619)]
+    theirs = [scores(np.full(12, 0.52)) for _ in range(3)]
+    found = paired_difference(ours, theirs, ALONE)
+    assert any(found.images.values())  # they do not sum up to exactly 0
+    assert (found.better, found.worse) == (0, 0)
+
+
 def test_the_same_scores_give_the_same_interval():
     one, other = scores(np.random.default_rng(2).random(12)), scores([0.4] * 12)
     assert paired_difference([one], [other], ALONE) == paired_difference([one], [other], ALONE)

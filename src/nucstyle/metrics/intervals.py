@@ -18,6 +18,8 @@ from nucstyle.core.errors import OptionError
 RESAMPLES = 10_000
 MIN_FIELDS = 5
 """With fewer independent fields there is no interval: the percentiles of so few would only look like one."""
+_ROUNDING = 1e-9
+"""A mean of differences is not exactly 0 where these cancel each other; scores of images differ by more."""
 _CHUNK = 1000
 """Resamples that are summed up together, so that memory stays bounded."""
 
@@ -84,8 +86,8 @@ def paired_difference(
         high=high,
         fields=count,
         seeds=len(one),
-        better=sum(gain > 0 for gain in gains.values()),
-        worse=sum(gain < 0 for gain in gains.values()),
+        better=sum(gain > _ROUNDING for gain in gains.values()),
+        worse=sum(gain < -_ROUNDING for gain in gains.values()),
         images=gains,
     )
 
