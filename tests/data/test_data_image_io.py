@@ -417,6 +417,21 @@ def test_written_labels_are_the_same_bytes_every_time(tmp_path, nuclei):
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
+def test_a_png_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, nuclei, monkeypatch):
+    write_png(tmp_path / "a.png", nuclei.image)
+
+    def cut_off(_, path, **__):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", cut_off)
+        with pytest.raises(OSError, match="No space left"):
+            write_png(tmp_path / "a.png", nuclei.image * 0)
+    assert torch.equal(read_image(tmp_path / "a.png")[0], nuclei.image)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_a_written_png_comes_back_rounded_to_eight_bits(tmp_path, nuclei):
     write_png(tmp_path / "a.png", nuclei.image)
     assert torch.equal(read_image(tmp_path / "a.png")[0], nuclei.image)  # they were bytes to begin with

@@ -450,8 +450,13 @@ def write_jpeg(path: Path, image: Tensor) -> None:
 
 
 def write_png(path: Path, image: Tensor) -> None:
-    """Write (3, H, W) float32 in [0, 1] as an 8-bit RGB PNG."""
-    Image.fromarray(_to_bytes(image)).save(path, format="PNG", optimize=False)
+    """Write (3, H, W) float32 in [0, 1] as an 8-bit RGB PNG; a reader sees the old file or the whole new one."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        Image.fromarray(_to_bytes(image)).save(partial, format="PNG", optimize=False)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _to_bytes(image: Tensor) -> npt.NDArray[np.uint8]:
