@@ -252,6 +252,20 @@ def test_table_1_has_the_published_figures_and_ours_where_recipe_and_network_are
     assert "under-trained" in page
 
 
+def test_table_1_of_other_data_says_when_its_columns_are_of_the_same_images(protocol):
+    (protocol / "other").mkdir()
+    result = {**result_of(protocol), "on": "other", "split": {"train": 5, "other": 10}}
+    (protocol / "other" / "result.json").write_text(json.dumps(result))
+    (protocol / "other" / "config.toml").write_text((protocol / "config.toml").read_text())
+    page = write_report(protocol).read_text()
+    own, other = page.split("On other data: 10 images")
+    assert "Ours is of other images" in own
+    assert "here, validation, all" in own
+    assert "Ours is of the 10 annotated images of other data" in other
+    assert "here, other, all" in other
+    assert "<td>0.570</td>" in other
+
+
 def test_the_page_says_whether_the_budget_was_enough(protocol):
     assert "rose by 0.050 (mean over seeds): not converged" in write_report(protocol).read_text()
     for seed in (0, 1):
@@ -294,6 +308,8 @@ def test_the_gallery_shows_what_was_drawn(protocol):
     assert "+0.250, seed 1 (3-image)" in page
     assert "Largest gain" in page
     assert "Largest loss" not in page
+    table = (protocol / "figures" / "gallery.csv").read_text()
+    assert table == "file,kind,id,difference,seed\ngain-00.png,gain,3-image,0.25,1\n"
 
 
 def test_failures_of_restyling_are_shown_with_the_reason_in_words(protocol):
@@ -301,8 +317,14 @@ def test_failures_of_restyling_are_shown_with_the_reason_in_words(protocol):
     write_png(protocol / "samples" / "failure-00.png", torch.rand(3, 8, 24))
     about = {"file": "failure-00.png", "source": "dapi", "target": "he", "id": "3-image"}
     told = {**about, "reason": "nuclei fade or change sign", "is_used": False, "values": {"separation": 0.4}}
-    (protocol / "failures.json").write_text(json.dumps({"format": 1, "pictures": [told]}))
+    write_png(protocol / "samples" / "style-grid.png", torch.rand(3, 8, 24))
+    styles = [{"modality": "he", "id": "7-image"}]
+    (protocol / "failures.json").write_text(json.dumps({"format": 1, "styles": styles, "pictures": [told]}))
     page = write_report(protocol).read_text()
+    rows = [(protocol / "figures" / f"{name}.csv").read_text() for name in ("style-grid", "failures")]
+    assert rows[0] == "modality,id\nhe,7-image\n"
+    assert rows[1].splitlines()[0] == "file,source,target,id,reason,is_used,separation"
+    assert rows[1].splitlines()[1] == "failure-00.png,dapi,he,3-image,nuclei fade or change sign,False,0.4"
     assert "Where restyling fails" in page
     assert "dapi to he: nuclei fade or change sign; separation 0.40 (3-image)" in page
 

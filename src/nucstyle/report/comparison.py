@@ -181,8 +181,12 @@ _PUBLISHED = (
 _WARNING = (
     "The published figures are those of table 1 of arXiv 2111.12138, on the 106 scored images of stage 2, without seeds or "
     "intervals; BIOMAGic's 0.570 is quoted there as that team's result. Deep Retina's public leaderboard score "
-    "was 0.614 without further data, so the 0.532 that its 0.609 is compared to is under-trained. Ours is of other images: only "
-    "rows of one column can be compared."
+    "was 0.614 without further data, so the 0.532 that its 0.609 is compared to is under-trained. "
+)
+_ELSEWHERE = "Ours is of other images: only rows of one column can be compared."
+_MAY_BE_STAGE_2 = (
+    "Ours is of the {images} annotated images of other data that were given (--test): where these are the scored ones of stage "
+    "2, the columns are of the same images, though not of the same masks where these were corrected."
 )
 
 
@@ -201,7 +205,8 @@ def _published(result: Result, config: Mapping[str, Any]) -> Section:
         f"Here: TTA {tta}, mean over seeds ± their standard deviation. The published rows are with ResNet-101; a "
         "published recipe with another network has rows of its own below."
     )
-    return Section("Table 1", (_WARNING, said), table=table)
+    elsewhere = _MAY_BE_STAGE_2.format(images=result["split"][OTHER]) if result["on"] == OTHER else _ELSEWHERE
+    return Section("Table 1", (_WARNING + elsewhere, said), table=table)
 
 
 def _here(result: Result, arm: str | None, tta: str) -> list[str]:
@@ -468,6 +473,7 @@ def _gates(run: Path, result: Result) -> list[Section]:
 def _gallery(run: Path) -> list[Section]:
     """The images that gained and lost most."""
     told = read_json(run / GALLERY) if (run / GALLERY).is_file() else {"pictures": []}
+    figures.listed(told["pictures"], "gallery", run / FIGURES)
     parts = []
     for kind in ("gain", "loss"):
         pictures = [
@@ -493,6 +499,8 @@ def _gallery(run: Path) -> list[Section]:
 
 def _styles(run: Path) -> list[Section]:
     drawn = picture(run / "samples" / STYLE_GRID, "")
+    told = read_json(run / FAILURES) if (run / FAILURES).is_file() else {}
+    figures.listed(told.get("styles", []), "style-grid", run / FIGURES)
     said = (
         "Rows are one training image of each modality. The first column is the original; then the same content in each modality, "
         "in the style of that modality's own picture. The framed ones are self-reconstructions (paper, figure 3)."
@@ -503,6 +511,7 @@ def _styles(run: Path) -> list[Section]:
 def _failures(run: Path) -> list[Section]:
     """The restyled images that kept least."""
     told = read_json(run / FAILURES)["pictures"] if (run / FAILURES).is_file() else []
+    figures.listed([{**one, **one["values"]} for one in told], "failures", run / FIGURES, without=["values"])
     drawn = [picture(run / "samples" / one["file"], _failure(one), one["id"]) for one in told]
     shown = tuple(one for one in drawn if one is not None)
     said = (
@@ -522,8 +531,8 @@ def _failure(one: Mapping[str, Any]) -> str:
 
 def _other(run: Path) -> Section:
     """The same cells on another data set."""
-    result = read_json(run / RESULT)
-    parts = (_scores(run, result), _differences(run, result)) if result["arms"] else ()
+    result, config = read_json(run / RESULT), read_config(run)
+    parts = (_published(result, config), _scores(run, result), _differences(run, result)) if result["arms"] else ()
     return Section(f"On other data: {result['split'][OTHER]} images", parts=parts)
 
 

@@ -149,6 +149,23 @@ def gate(told: Mapping[str, Any], arm: str, folder: Path) -> Path:
         return _write(figure, folder, name, [["source", "target", *outcomes], *rows])
 
 
+def listed(pictures: Sequence[Mapping[str, Any]], name: str, folder: Path, *, without: Sequence[str] = ()) -> None:
+    """Write what is said of each picture as `NAME.csv`; no file without a picture.
+
+    Args:
+        pictures: What is said of each, by column.
+        name: Of the file.
+        folder: Where it goes.
+        without: Columns to leave out.
+    """
+    columns = [one for one in dict.fromkeys(key for told in pictures for key in told) if one not in without]
+    if columns:
+        folder.mkdir(exist_ok=True)
+        _write_table(folder / f"{name}.csv", [columns, *([told.get(one, "") for one in columns] for told in pictures)])
+    else:
+        (folder / f"{name}.csv").unlink(missing_ok=True)
+
+
 def _axes(groups: Sequence[str]) -> tuple[Figure, Any]:
     figure = Figure(figsize=(max(6.4, 1.25 * len(groups) + 1), 3.8), layout="constrained")
     axes = figure.subplots()
@@ -168,6 +185,10 @@ def _places(drawn: Collection[str], arms: Sequence[str]) -> list[tuple[str, floa
 def _write(figure: Figure, folder: Path, name: str, table: Sequence[Sequence[object]]) -> Path:
     """The three files; returns the PNG."""
     files = save_figure(figure, folder, name)
-    with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(table)
+    _write_table(folder / f"{name}.csv", table)
     return files[0]
+
+
+def _write_table(path: Path, table: Sequence[Sequence[object]]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(table)

@@ -26,7 +26,7 @@ from nucstyle.report.pictures import VIEW_PX, draw_change, draw_restyled
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.arms import NONE
 from nucstyle.workflows.cells import cell_folder, predictions_folder
-from nucstyle.workflows.train_style import draw_style_grid, grid_sources
+from nucstyle.workflows.train_style import draw_style_grid, grid_places, grid_sources
 
 _MOST = 10
 _TRIED = 4
@@ -123,16 +123,23 @@ def draw_restyled_images(
     path, made_by = folder / FAILURES, json.loads(json.dumps(origin))
     if path.is_file() and read_json(path, remedy="remove this file, and it is made anew").get("origin") == made_by:
         return
-    _draw_styles(folder, model, train)
-    write_json(path, {"format": 1, "origin": made_by, "pictures": draw_failures(folder, model, gate, annotated)})
+    styles, failures = _draw_styles(folder, model, train), draw_failures(folder, model, gate, annotated)
+    write_json(path, {"format": 1, "origin": made_by, "styles": styles, "pictures": failures})
 
 
-def _draw_styles(folder: Path, model: StyleModel, train: Dataset) -> None:
-    """Draw the grid of styles (paper, figure 3); there is none where some modality has no training image."""
+def _draw_styles(folder: Path, model: StyleModel, train: Dataset) -> list[dict[str, str]]:
+    """Draw the grid of styles (paper, figure 3); there is none where some modality has no training image.
+
+    Returns:
+        Of each row the modality and the id of its image.
+    """
     path = folder / "samples" / STYLE_GRID
     path.unlink(missing_ok=True)
-    if {record.modality for record in train.records}.issuperset(model.modalities):
-        draw_style_grid(path, model, grid_sources(train, model.modalities))
+    if not {record.modality for record in train.records}.issuperset(model.modalities):
+        return []
+    draw_style_grid(path, model, grid_sources(train, model.modalities))
+    places = zip(model.modalities, grid_places(train, model.modalities), strict=True)
+    return [{"modality": name, "id": train.records[place].id} for name, place in places]
 
 
 def draw_failures(folder: Path, model: StyleModel, gate: Gate | None, train: Dataset) -> list[dict[str, Any]]:

@@ -343,11 +343,15 @@ def fit_judge(run: RunFolder, style_run: StyleRun, *, progress: Progress) -> Non
         )
 
 
+def grid_places(train: Dataset, modalities: Sequence[str]) -> list[int]:
+    """The place among the training images of the one of each modality that the grid shows: the first by id."""
+    return [next(i for i, record in enumerate(train.records) if record.modality == name) for name in modalities]
+
+
 def grid_sources(train: Dataset, modalities: Sequence[str]) -> list[Tensor]:
-    """One fixed training image a modality, (3, S, S): the first by id, its middle."""
+    """One fixed training image a modality, (3, S, S): its middle."""
     sources = []
-    for name in modalities:
-        index = next(i for i, record in enumerate(train.records) if record.modality == name)
+    for index in grid_places(train, modalities):
         image = train.image(index)
         height, width = image.shape[1:]
         side = min(GRID_PX, height, width)
