@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from nucstyle.augment.colour import ColourJitter
 from nucstyle.augment.gate import REASONS, Gate
 from nucstyle.cli import app
-from nucstyle.core.errors import TrainingError
+from nucstyle.core.errors import RunFolderError, TrainingError
 from nucstyle.core.protocols import SILENT
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.manifest import Record, read_manifest
@@ -27,8 +27,9 @@ from nucstyle.training.distributed import SINGLE
 from nucstyle.workflows import cells, comparison, comparison_pictures, provenance
 from nucstyle.workflows.arms import Arm
 from nucstyle.workflows.cells import Scoring
+from nucstyle.workflows.compare import compare
 from nucstyle.workflows.comparison import best_to_show, best_without_gan, describe_images, groups_of, standings_of
-from nucstyle.workflows.comparison_pictures import _window, draw_failures
+from nucstyle.workflows.comparison_pictures import _window, draw_failures, draw_gallery
 from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.train_segmenter import SegmenterRun, make_segmenter, make_trainer
@@ -85,6 +86,13 @@ def copied(made, tmp_path):
 
 def read(path):
     return json.loads(path.read_text())
+
+
+def edit(cell, old, new):
+    """Change what the config of a cell says."""
+    path = cell / "config.toml"
+    assert path.read_text().count(old) >= 1
+    path.write_text(path.read_text().replace(old, new))
 
 
 def test_every_cell_is_a_run_folder_that_keeps_weights_and_label_files_alone(made):
@@ -207,7 +215,7 @@ def test_a_cell_from_before_a_setting_is_scored_as_it_was(assert_refused, copied
         assert path.read_text().count("mask_offset_px = 0.5") == 1
         path.write_text(path.read_text().replace("mask_offset_px = 0.5\n", ""))
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--on", "test")
-    assert_refused(run_verb(*verb), "inference.mask_offset_px was 0.0 and is now 0.5", "give the old value")
+    assert_refused(run_verb(*verb), "inference.mask_offset_px is 0.0 there and 0.5 here", "give that value")
     predict, offsets = cells.predict_into, []
 
     def noted(folder, dataset, segmenter, *arguments, **options):
@@ -237,7 +245,7 @@ def test_cells_can_be_made_apart_and_are_summed_up_together(assert_refused, copi
 
 def test_a_finished_cell_of_other_settings_is_not_compared(assert_refused, copied, run_verb):
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--set", "steps=3")
-    assert_refused(run_verb(*verb), "recipe.training.steps", "was 2 and is now 3")
+    assert_refused(run_verb(*verb), "recipe.training.steps is 2 there and 3 here")
 
 
 def test_a_finished_cell_without_style_is_compared_with_whatever_is_restyled(assert_refused, copied, run_verb):
@@ -252,7 +260,122 @@ def test_a_finished_cell_without_style_is_compared_with_whatever_is_restyled(ass
         read(other / "result.json")["arms"]["none"]["seeds"]["0"] == read(once / "result.json")["scores"]["validation"]
     )
     shutil.copytree(once, other / "style" / "seed-0")
-    assert_refused(run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "recipe.style.p was 0.5 and is now 0.75")
+    assert_refused(
+        run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "seed-0", "augment is 'none' there and 'style' here"
+    )
+    edit(other / "style" / "seed-0", 'augment = "none"', 'augment = "style"')
+    assert_refused(
+        run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "recipe.style.p is 0.5 there and 0.75 here"
+    )
+
+
+@pytest.mark.parametrize(
+    ("copy", "word"),
+    [
+        ("none/seed-1", "seed is 0 there and 1 here"),
+        ("histogram/seed-0", "augment is 'none' there and 'histogram' here"),
+    ],
+)
+def test_a_cell_is_what_its_folder_is_named(assert_refused, copied, run_verb, copy, word):
+    run = copied / "run" / "full"
+    shutil.rmtree(run / copy, ignore_errors=True)
+    shutil.copytree(run / "none" / "seed-0", run / copy)
+    before = (run / "result.json").read_bytes()
+    result = run_verb("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    assert_refused(result, copy, word, "remove the cell")
+    assert (run / "result.json").read_bytes() == before
+
+
+def test_a_cell_that_took_other_images_for_its_example_is_not_compared(assert_refused, run_verb, manifest, tmp_path):
+    verb = (
+        "compare",
+        manifest,
+        "--out",
+        "run",
+        "--protocol",
+        "transfer",
+        "--arms",
+        "none,recolour",
+        "--seeds",
+        "1",
+        *TINY,
+    )
+    assert run_verb(*verb, "--cells", "recolour:0").exit_code == 0
+    cell = tmp_path / "run" / "transfer" / "recolour" / "seed-0"
+    assert read_config(cell)["data"]["images"] == 4
+    edit(cell, "images = 7", "images = 5")
+    assert_refused(run_verb(*verb, "--resume"), "recolour/seed-0", "data.examples.images is 5 there and 7 here")
+
+
+def test_cells_with_style_agree_with_each_other_where_no_style_is_asked_for(
+    assert_refused, run_verb, manifest, tmp_path
+):
+    verb = ("compare", manifest, "--out", "run", "--resume")
+    assert run_verb(*verb, "--cells", "style:0", *STYLED, "--no-gate", "--set", "style.p=0.25").exit_code == 0
+    plain = (*verb, "--cells", "none:0", "--arms", "none,colour", "--seeds", "1", *TINY)
+    result = run_verb(*plain)
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "run" / "full"
+    assert list(read(run / "result.json")["arms"]) == ["none", "style"]
+    shutil.copytree(run / "style" / "seed-0", run / "style" / "seed-1")
+    edit(run / "style" / "seed-1", "seed = 0", "seed = 1")
+    assert run_verb(*plain).exit_code == 0
+    edit(run / "style" / "seed-1", "p = 0.25", "p = 0.5")
+    assert_refused(run_verb(*plain), "style/seed-1", "recipe.style.p is 0.5 there and 0.25 here")
+
+
+def test_cells_that_another_process_trains_otherwise_meanwhile_are_not_summed_up(manifest, tmp_path, monkeypatch):
+    fit, begun = cells.fit_segmenter, []
+
+    def work(cell, p):
+        options = {"arms": ("none", "style"), "style": "dsb2018", "gate": False, "tta": ("none",), "resume": True}
+        settings = [*SETTINGS, f"style.p={p}"]
+        return compare(manifest, tmp_path / "run", cells=[cell], seeds=2, overrides=settings, **options)
+
+    def meanwhile(run, segmenter_run, **options):
+        if not begun:
+            begun.append(work("style:1", 0.75))
+        return fit(run, segmenter_run, **options)
+
+    monkeypatch.setattr(cells, "fit_segmenter", meanwhile)
+    with pytest.raises(RunFolderError, match=r"style/seed-1: .* recipe.style.p is 0.75 there and 0.25 here"):
+        work("style:0", 0.25)
+    assert (tmp_path / "run/full/style/seed-0/result.json").is_file()  # nothing is lost
+    assert list(read(tmp_path / "run/full/result.json")["arms"]["style"]["seeds"]) == ["1"]
+
+
+def test_cells_that_another_process_works_at_are_passed_over(manifest, tmp_path, monkeypatch):
+    fit, trained, said = cells.fit_segmenter, [], []
+
+    class Told(type(SILENT)):
+        def say(self, line):
+            said.append(line)
+
+    def work(**options):
+        arms = {"arms": ("none", "colour"), "seeds": 1, "tta": ("none",), "overrides": SETTINGS, "resume": True}
+        return compare(manifest, tmp_path / "run", **arms, **options)
+
+    def meanwhile(run, segmenter_run, **options):
+        trained.append(segmenter_run.arm.name)
+        if len(trained) == 1:
+            assert list(work(progress=Told())["arms"]) == ["colour"]
+        return fit(run, segmenter_run, **options)
+
+    monkeypatch.setattr(cells, "fit_segmenter", meanwhile)
+    assert list(work()["arms"]) == ["none", "colour"]
+    assert trained == ["none", "colour"]  # the second process did what the first did not
+    assert "another process works at this cell, so it is passed over" in said
+    assert any(line.startswith("other processes worked at none:0; what is summed up here is without") for line in said)
+
+
+def test_masks_that_were_changed_since_cells_were_scored_on_them_are_noticed(assert_refused, copied, run_verb):
+    """Also where the file has as many bytes as before."""
+    label, verb = copied / "data" / "labels" / "f4.png", ("compare", "data/manifest.csv", "--out", "run", "--resume")
+    before = label.read_bytes()
+    label.write_bytes(before[:-5] + bytes([before[-5] ^ 1]) + before[-4:])
+    assert_refused(run_verb(*verb, *COLOURS), "scored on validation images", "give the old files")
+    label.write_bytes(before)
+    assert run_verb(*verb, *COLOURS).exit_code == 0
 
 
 def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_on_validation(
@@ -409,6 +532,64 @@ def test_a_process_without_other_data_leaves_what_another_knows_of_it(tmp_path, 
     assert describe(own | test, other={"images": 3})["parts"]["other"]["f5"]["nucleus_px"] > 0
 
 
+def test_nuclei_are_measured_of_each_part_and_the_usual_nucleus_is_one_of_training_images(tmp_path, field):
+    write_data(tmp_path / "data", field)
+    images = open_dataset(tmp_path / "data" / "manifest.csv")
+    train, labels = images.part("train"), tmp_path / "data" / "labels"
+
+    def usual(name):
+        return float(np.median(np.bincount(np.asarray(Image.open(labels / f"{name}.png")).ravel())[1:]))
+
+    def describe(other):
+        scoring = Scoring({"validation": images.part("validation"), "other": other}, ("none",), "dapi")
+        describe_images(tmp_path, images, train, scoring, SILENT, every=images)
+        return read(tmp_path / "images.json")
+
+    assert len({usual(name) for name in ("f0", "f1", "f2", "f3", "f4")}) > 2
+    corrected = np.zeros((64, 64), "uint8")
+    corrected[2:4, 2:4] = 1
+    Image.fromarray(corrected).save(tmp_path / "corrected.png")
+    records = [replace(record, labels=tmp_path / "corrected.png") for record in images.part("validation").records]
+    described = describe(images.part("validation").with_records(records))
+    assert described["median_nucleus_px"] == np.median([usual(name) for name in ("f0", "f1", "f2", "f3")])
+    assert described["parts"]["validation"]["f4"]["nucleus_px"] == usual("f4")
+    assert described["parts"]["other"]["f4"]["nucleus_px"] == 4  # the same name, other masks
+    Image.fromarray(corrected).save(labels / "f4.png")
+    assert describe(images.part("validation"))["parts"]["validation"]["f4"]["nucleus_px"] == 4  # no cell was scored yet
+
+
+def test_the_gallery_has_the_ten_that_gained_and_lost_most_with_the_first_seed_that_is_there(
+    tmp_path, field, monkeypatch
+):
+    write_data(tmp_path / "data", field)
+    one = open_dataset(tmp_path / "data" / "manifest.csv")
+    names = [f"i{number:02d}" for number in range(25)]
+    dataset = one.with_records([replace(one.records[0], id=name) for name in names])
+    gains = {name: (number - 12) / 100 for number, name in enumerate(names)}
+    plain = dict.fromkeys(names, 0.5)
+    seeds = {
+        seed: {"fast": {"images": {name: plain[name] + gains[name] * weight for name in names}}}
+        for seed, weight in (("0", 1.5), ("1", 0.5))
+    }
+    arms = {"none": {"seeds": {seed: {"fast": {"images": plain}} for seed in "01"}}, "style": {"seeds": seeds}}
+    for arm in arms:
+        for seed in (0, 1):
+            folder = tmp_path / arm / f"seed-{seed}" / "validation" / "tta-fast" / "predictions"
+            folder.mkdir(parents=True)
+            for name in names:
+                if (arm, seed, name) != ("style", 0, "i24") and name != "i23":
+                    tifffile.imwrite(folder / f"{name}_labels.tif", np.full((64, 64), seed, "int32"))
+    monkeypatch.setattr(comparison_pictures, "draw_change", lambda *_: torch.zeros(3, 4, 4))
+    draw_gallery(tmp_path, dataset, {"on": "validation", "shown": "style", "arms": arms})
+    told = read(tmp_path / "gallery.json")
+    assert (told["arm"], told["tta"]) == ("style", "fast")
+    shown = [(picture["kind"], picture["id"], picture["seed"]) for picture in told["pictures"]]
+    gained = [("gain", "i24", 1), *(("gain", f"i{number:02d}", 0) for number in range(22, 14, -1))]  # i23 has no file
+    assert shown == [*gained, *(("loss", f"i{number:02d}", 0) for number in range(10))]
+    assert all(picture["difference"] == pytest.approx(gains[picture["id"]]) for picture in told["pictures"])
+    assert all((tmp_path / "samples" / picture["file"]).is_file() for picture in told["pictures"])
+
+
 def test_scored_tiles_that_continue_each_other_are_of_one_field(tmp_path, field, monkeypatch):
     """Also where the tile between two is not scored, or cannot be read."""
     rows = ["id,image,labels,modality,split,field_of_view"]
@@ -486,6 +667,30 @@ def test_a_style_model_that_has_seen_what_is_scored_is_refused(
     result = run_verb("compare", manifest, "--out", "run", *STYLED, "--style", style)
     assert_refused(result, "--style", f"1 of the {part} images", image)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("image", "part"), [("f5", "test"), ("f9", "validation"), ("g0", "--test")])
+@pytest.mark.parametrize("option", ["--style", "--judge"])
+def test_a_model_that_has_seen_what_is_scored_of_the_data_or_of_others_is_refused(
+    assert_refused, run_verb, manifest, tmp_path, option, image, part, field
+):
+    write_data(tmp_path / "other", field)
+    lines = (tmp_path / "other" / "manifest.csv").read_text().splitlines()
+    (tmp_path / "other" / "manifest.csv").write_text("\n".join([lines[0], lines[1].replace("f0,", "g0,", 1)]) + "\n")
+    kind = option.removeprefix("--")
+    weights = load_weights(find_weights("dsb2018", kind), kind=kind)
+    seen = {**weights.metadata, "trained_on": ["f0", image], "masks_seen": []}
+    save_weights(tmp_path / "seen.safetensors", weights.tensors, kind=kind, metadata=seen)
+    verb = ("compare", manifest, "--out", "run", *STYLED, "--test", "other/manifest.csv", option, "seen.safetensors")
+    assert_refused(run_verb(*verb), option, f"1 of the {part} images", image)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_modality_that_is_named_as_a_group_of_images_is_refused(assert_refused, run_verb, manifest):
+    manifest.write_text(manifest.read_text().replace(",he,", ",minority,"))
+    assert_refused(
+        run_verb("compare", manifest, "--out", "run", *COLOURS), "f9.png", "named minority", "in the manifest"
+    )
 
 
 def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(

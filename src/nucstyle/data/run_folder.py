@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from nucstyle.core.config import read_toml, to_toml
-from nucstyle.core.errors import ConfigError, RunFolderError
+from nucstyle.core.errors import ConfigError, FolderInUseError, RunFolderError
 from nucstyle.core.installation import instruction_set
 from nucstyle.data.weights import replace_durably
 
@@ -84,7 +84,8 @@ class RunFolder:
             patience_s: How long to wait for another process that has the folder open.
 
         Raises:
-            RunFolderError: The folder holds something else, is in use, cannot be written, or is one of the inputs.
+            FolderInUseError: Another process has it open.
+            RunFolderError: The folder holds something else, cannot be written, or is one of the inputs.
         """
         check_target(path, resume=resume, overwrite=overwrite, inputs=inputs)
         try:
@@ -93,7 +94,7 @@ class RunFolder:
             run._lock.acquire()
         except Timeout:
             msg = f"{path}: in use by another nucstyle process; wait for it or choose another folder"
-            raise RunFolderError(msg) from None
+            raise FolderInUseError(msg) from None
         except OSError as error:
             msg = f"{path}: cannot be written: {error.strerror}; choose another folder"
             raise RunFolderError(msg) from None

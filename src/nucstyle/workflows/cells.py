@@ -140,16 +140,17 @@ def score_cell(cell: Path, scoring: Scoring, *, device: str, progress: Progress)
     """Score a finished cell on what it has not been scored on; its weights must be there if anything is missing.
 
     Raises:
-        RunFolderError: They are not.
+        RunFolderError: They are not, or another process has the cell open (`FolderInUseError`).
     """
-    result = read_cell(cell)
-    if scoring.missing(result):
+    if not is_complete(cell, scoring):
         check_scorable(cell, scoring)
         config = read_config(cell)
         precision: Precision = config["precision"] if config["device"] == device.partition(":")[0] else "auto"
         with RunFolder.open(cell, config, resume=True) as run:
-            _score(run, result, scoring, device, precision, progress)
-    return result
+            result = read_cell(cell)  # another process may have scored it since
+            if scoring.missing(result):
+                _score(run, result, scoring, device, precision, progress)
+    return read_cell(cell)
 
 
 def check_scorable(cell: Path, scoring: Scoring) -> None:

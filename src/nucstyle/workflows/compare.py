@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nucstyle.augment.references import References
-from nucstyle.core.errors import DatasetError, OptionError, RunFolderError, TrainingError
+from nucstyle.core.errors import DatasetError, FolderInUseError, OptionError, RunFolderError, TrainingError
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
@@ -19,7 +19,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.ledger import seen_in_making
 from nucstyle.data.manifest import check_file_names
 from nucstyle.data.pixel_cache import CacheUse
-from nucstyle.data.run_folder import RunFolder, check_target, differences, read_config
+from nucstyle.data.run_folder import RunFolder, check_target, differences, read_config, settled
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
@@ -40,12 +40,12 @@ from nucstyle.workflows.cells import (
     run_cell,
     score_cell,
 )
-from nucstyle.workflows.comparison import describe_images, sum_up
+from nucstyle.workflows.comparison import ALL, MINORITY, describe_images, sum_up
 from nucstyle.workflows.comparison_pictures import draw_gallery, draw_restyled_images
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.load import find_weights, load_style
 from nucstyle.workflows.named import NamedImages, check_masks_seen, name_images, with_modalities
-from nucstyle.workflows.provenance import check_unseen, contents_fingerprint, data_fingerprint
+from nucstyle.workflows.provenance import check_unseen, contents_fingerprint, data_fingerprint, examples_fingerprint
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.train_segmenter import SegmenterRun, check_settings, visible_parts
 from nucstyle.workflows.trunk import TrunkSource, settle_trunk
@@ -54,6 +54,8 @@ ARMS = ("none", "recolour", "style", "style+colour")
 PROTOCOLS = ("full", "transfer")
 _SHARED = ("data", "recipe", "trunk_sha256", "trunk_parts")
 """Of `config.toml`: what all cells of a protocol have alike."""
+_NAMED = ("seed", "augment")
+"""Of `config.toml`: what the folders of a cell are named by."""
 _PATIENCE_S = 120
 """Others that work in the same run hold it for seconds only."""
 
@@ -129,8 +131,8 @@ def compare(
     place, folder = choose_device(device), out / protocol
     chosen = choose_cells(arms, seeds, cells)
     _check_options(arms, protocol, annotated, on, tta, style)
-    settled = segmenter_recipe(recipe, overrides)
-    settled, source = settle_trunk(settled, trunk, start=None, run=folder if resume else None, progress=progress)
+    asked = segmenter_recipe(recipe, overrides)
+    asked, source = settle_trunk(asked, trunk, start=None, run=folder if resume else None, progress=progress)
     dataset = open_dataset(data, format=format, reading=reading, cache=cache)
     check_file_names(dataset.records)
     other = _other_images(test, dataset, reading, cache)
@@ -142,7 +144,7 @@ def compare(
     if protocol == "transfer" and annotated is None:
         annotated = [largest or ""]
     train, validation = visible_parts(dataset, named, annotated, progress)
-    check_settings(settled, overrides, train, None, arms, progress)
+    check_settings(asked, overrides, train, None, arms, progress)
     scoring = Scoring(
         _scored_parts(dataset, named, other, on, annotated, progress),
         tta,
@@ -150,7 +152,7 @@ def compare(
         pictures=False,
         fingerprints={OTHER: contents_fingerprint(other)} if other is not None else {},
     )
-    styled, seeing = _models(style, gate, judge, named, annotated, place, settled, progress)
+    styled, seeing = _models(style, gate, judge, named, annotated, place, asked, progress)
     models = {"--style": styled, "--judge": seeing.judge if seeing is not None else None}
     check_masks_seen(named, annotated, models)
     for part in (VALIDATION, TEST):
@@ -161,7 +163,7 @@ def compare(
         named=named,
         train=train,
         validation=validation,
-        recipe=settled,
+        recipe=asked,
         trunk=source,
         style=style,
         style_weights=styled,
@@ -272,7 +274,7 @@ def _scored_parts(
     """The annotated images of each part, all masks visible, with their modalities.
 
     Raises:
-        DatasetError: A part has none.
+        DatasetError: A part has none, or a modality has the name of a group of images.
     """
     parts = {VALIDATION: named.images.part(VALIDATION, keep=True).annotated()}
     if on == TEST:
@@ -288,6 +290,13 @@ def _scored_parts(
             if part == HIDDEN:
                 remedy = "every training image with masks is of an annotated modality; use --on validation, or annotate fewer"
             msg = f"no annotated image of the part {part}, so nothing can be scored; {remedy}"
+            raise DatasetError(msg)
+        taken = [record for record in images.records if record.modality in (ALL, MINORITY)]
+        if taken:
+            msg = (
+                f"{taken[0].image}: its modality is named {taken[0].modality}, as a comparison names a group of images itself; "
+                "name the modality otherwise in the manifest"
+            )
             raise DatasetError(msg)
     return parts
 
@@ -397,28 +406,44 @@ class _Comparison:
             polarity=self.named.polarity if references is not None else {},
         )
 
-    def check(self, cell: Path, arm: str) -> None:
-        """Refuse a finished cell that was trained otherwise than the others.
+    @functools.cached_property
+    def examples(self) -> dict[str, Any]:
+        """Of the images that lend their colours, for the cells of arms that take examples."""
+        return examples_fingerprint(self.named.bare_training_part(), self.named.polarity)
+
+    def check(self, cells: Iterable[tuple[str, int, Path]]) -> None:
+        """Refuse finished cells that were trained otherwise than asked, or are not what the names of their folders say.
+
+        Where no style model is given, cells with one must agree with each other.
+
+        Args:
+            cells: (arm, seed, folder).
 
         Raises:
             RunFolderError: With the first value that differs.
         """
-        config = read_config(cell)
-        own: dict[str, Any] = {name: config[name] for name in _SHARED if name in config}
-        own["data"] = {name: value for name, value in config["data"].items() if name != "examples"}
-        asked: dict[str, Any] = {name: self.config[name] for name in _SHARED if name in self.config}
-        if "style" in parts_of(arm):
-            by = {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
-            own |= by
-            asked |= by if self.style_weights is None else self.restyled_by
-        found = differences(own, asked)
-        if found:
-            key, (before, after) = next(iter(found.items()))
-            msg = (
-                f"{cell}: this finished cell cannot be compared with the others, {key} was {before!r} and is now {after!r}; "
-                "give the old value, remove the cell, or use another --out"
-            )
-            raise RunFolderError(msg)
+        shared = {name: self.config[name] for name in _SHARED if name in self.config}
+        restyled = None if self.style_weights is None else {**self.restyled_by, "recipe": shared["recipe"]}
+        for arm, seed, cell in cells:
+            config = settled(read_config(cell))
+            own: dict[str, Any] = {name: config[name] for name in (*_NAMED, *_SHARED) if name in config}
+            asked: dict[str, Any] = {**shared, "seed": seed, "augment": arm}
+            if takes_examples(arm):
+                asked["data"] = {**shared["data"], "examples": self.examples}
+            if "style" in parts_of(arm):
+                by = {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
+                own |= by
+                if restyled is None:
+                    restyled = {**by, "recipe": {**shared["recipe"], "style": config["recipe"]["style"]}}
+                asked |= restyled
+            found = differences(own, asked)
+            if found:
+                key, (before, after) = next(iter(found.items()))
+                msg = (
+                    f"{cell}: this finished cell cannot be compared with the others, {key} is {before!r} there and {after!r} "
+                    "here; give that value, remove the cell, or use another --out"
+                )
+                raise RunFolderError(msg)
 
 
 def _work(
@@ -434,20 +459,8 @@ def _work(
     """Train and score what is not done yet, and sum up after every cell."""
     folder = out / comparison.protocol
     _check_finished(folder, comparison, scoring, chosen)
-    with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S) as run:
-        run.write_environment(device=comparison.device, precision=comparison.precision)
-        describe_images(folder, comparison.named.images, comparison.train, scoring, progress, every=comparison.every)
-        if comparison.style is not None:
-            model = load_style(comparison.style, device=comparison.device)
-            draw_restyled_images(
-                folder,
-                model,
-                comparison.gate.gate if comparison.gate else None,
-                train=comparison.named.bare_training_part(),
-                annotated=comparison.train,
-                origin=comparison.restyled_by,
-            )
-    failures, todo = [], []
+    _describe(folder, comparison, scoring, progress)
+    failures, held, todo = [], [], []
     for key in chosen:
         if is_complete(cell_folder(folder, *key), scoring):
             _drop_left_over(cell_folder(folder, *key), keep_weights=keep_weights, progress=progress)
@@ -461,13 +474,38 @@ def _work(
         except TrainingError as error:
             failures.append(f"{key[0]}, seed {key[1]}: {error}")
             continue
-        drop_training_state(cell, keep_weights=keep_weights)
+        except FolderInUseError:
+            progress.say("another process works at this cell, so it is passed over")
+            held.append(f"{key[0]}:{key[1]}")
+            continue
+        _drop_left_over(cell, keep_weights=keep_weights, progress=progress)
         _conclude(out, comparison, scoring, on)
     result = _conclude(out, comparison, scoring, on)
+    if held:
+        progress.say(
+            f"other processes worked at {', '.join(held)}; what is summed up here is without those that were not finished yet"
+        )
     if failures:
         msg = f"{len(failures)} of {len(todo)} cells could not be trained: " + "; ".join(failures)
         raise TrainingError(msg)
     return result
+
+
+def _describe(folder: Path, comparison: _Comparison, scoring: Scoring, progress: Progress) -> None:
+    """Write what is scored, and pictures of the style model, before any training."""
+    with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S) as run:
+        run.write_environment(device=comparison.device, precision=comparison.precision)
+        describe_images(folder, comparison.named.images, comparison.train, scoring, progress, every=comparison.every)
+        if comparison.style is not None:
+            model = load_style(comparison.style, device=comparison.device)
+            draw_restyled_images(
+                folder,
+                model,
+                comparison.gate.gate if comparison.gate else None,
+                train=comparison.named.bare_training_part(),
+                annotated=comparison.train,
+                origin=comparison.restyled_by,
+            )
 
 
 def _drop_left_over(cell: Path, *, keep_weights: bool, progress: Progress) -> None:
@@ -475,14 +513,13 @@ def _drop_left_over(cell: Path, *, keep_weights: bool, progress: Progress) -> No
     try:
         with RunFolder.open(cell, read_config(cell), resume=True):
             drop_training_state(cell, keep_weights=keep_weights)
-    except RunFolderError as error:
+    except FolderInUseError as error:
         progress.say(f"nothing is dropped there: {error}")
 
 
 def _check_finished(folder: Path, comparison: _Comparison, scoring: Scoring, chosen: Sequence[Key]) -> None:
     """Refuse finished cells that were trained otherwise, or cannot be scored any more, before any work."""
-    for arm, _, cell in finished_cells(folder):
-        comparison.check(cell, arm)
+    comparison.check(finished_cells(folder))
     for key in chosen:
         check_scorable(cell_folder(folder, *key), scoring)
 
@@ -499,6 +536,7 @@ def _conclude(out: Path, comparison: _Comparison, scoring: Scoring, on: str) -> 
     """Sum up the finished cells, and write the pages."""
     folder = out / comparison.protocol
     with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S):
+        comparison.check(finished_cells(folder))  # another process may have finished some since, with other settings
         result = sum_up(folder, comparison.config, scoring, on)
         draw_gallery(folder, scoring.parts[on], result)
     with RunFolder.open(out, read_config(out), resume=True, patience_s=_PATIENCE_S):

@@ -25,6 +25,7 @@ from nucstyle.metrics.intervals import paired_difference
 from nucstyle.workflows.arms import NONE, parts_of
 from nucstyle.workflows.cells import OTHER, VALIDATION, Scoring, finished_cells, read_cell
 from nucstyle.workflows.division import name_fields
+from nucstyle.workflows.provenance import contents_fingerprint
 
 IMAGES = "images.json"
 ALL, MINORITY = "all", "minority"
@@ -49,18 +50,23 @@ def describe_images(
         scoring: The images that are scored.
         progress: Shown to the person.
         every: All images of the data: one that is not scored may join two that are. What cannot be read of it is passed over.
+
+    Raises:
+        RunFolderError: Images or masks of a part that cells were scored on are others than then.
     """
     known = _read_images(folder) if (folder / IMAGES).is_file() else {}
     typical = known["median_nucleus_px"] if known else _typical_area(images, train, scoring.largest, progress)
     scored_on = known.get("scored_on", {})
     changed = [part for part, one in scoring.fingerprints.items() if scored_on.get(part) != one]
+    contents = {part: _contents(one) for part, one in scoring.parts.items() if part not in scoring.fingerprints}
+    changed += _changed(folder, known.get("contents", {}), contents)
     parts: dict[str, dict[str, Any]] = {
         part: one for part, one in known.get("parts", {}).items() if part not in changed
     }
-    areas = {name: one["nucleus_px"] for part in parts.values() for name, one in part.items()}
     fields: dict[str, dict[str, str]] = known.get("fields", {})
     for part, dataset in scoring.parts.items():
         names = _field_names(dataset if part == OTHER else every, scoring.fingerprints.get(part), fields, progress)
+        areas = {name: one["nucleus_px"] for name, one in parts.get(part, {}).items()}
         new = [index for index, record in enumerate(dataset.records) if record.id not in areas]
         areas |= _areas(dataset, new, f"measure the nuclei of the {part} images", progress)
         parts[part] = {
@@ -68,9 +74,33 @@ def describe_images(
             for one in dataset.records
         }
     table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts, "fields": fields}
+    table["contents"] = {**known.get("contents", {}), **contents}
     if scored_on or scoring.fingerprints:
         table["scored_on"] = {**scored_on, **{part: dict(one) for part, one in scoring.fingerprints.items()}}
     write_json(folder / IMAGES, {"format": 1, "train": len(images.part("train", None)), **table})
+
+
+def _contents(dataset: Dataset) -> str:
+    """A hash over the files of a part."""
+    return str(contents_fingerprint(dataset)["contents_sha256"])
+
+
+def _changed(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The parts whose files are others than before.
+
+    Raises:
+        RunFolderError: A finished cell was scored on one of these: it would be compared with cells that are scored on others.
+    """
+    changed = [part for part in now if before.get(part, now[part]) != now[part]]
+    for _, _, cell in finished_cells(folder) if changed else ():
+        for part in changed:
+            if read_cell(cell).get("scores", {}).get(part):
+                msg = (
+                    f"{cell}: was scored on {part} images or masks whose files have been changed since, so that it cannot be "
+                    "compared with cells that are scored now; give the old files, or use another --out"
+                )
+                raise RunFolderError(msg)
+    return changed
 
 
 def _field_names(

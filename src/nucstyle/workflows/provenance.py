@@ -22,6 +22,11 @@ def data_fingerprint(dataset: Dataset) -> dict[str, Any]:
     return {"images": len(dataset), "ids_sha256": digest, **dataset.reading.to_table()}
 
 
+def examples_fingerprint(dataset: Dataset, polarity: Mapping[str, int]) -> dict[str, Any]:
+    """`data_fingerprint` of images that lend their colours, with the sign of each modality that was measured of them."""
+    return {**data_fingerprint(dataset), "polarity": dict(polarity)}
+
+
 def contents_fingerprint(dataset: Dataset) -> dict[str, Any]:
     """`data_fingerprint` with a hash over what is in the files, for images that may have been corrected since."""
     of = {path: _contents(path) for path in {None, *dataset.files}}  # one file may hold the outlines of all images

@@ -50,7 +50,7 @@ from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
 from nucstyle.workflows.load import find_weights, load_segmenter, save_segmenter
 from nucstyle.workflows.named import NamedImages, check_masks_seen, masked, name_images
-from nucstyle.workflows.provenance import data_fingerprint, provenance, skipped_steps
+from nucstyle.workflows.provenance import data_fingerprint, examples_fingerprint, provenance, skipped_steps
 from nucstyle.workflows.recipes import segmenter_recipe
 from nucstyle.workflows.segmenter_quality import SegmenterQuality
 from nucstyle.workflows.selection import Selection
@@ -99,7 +99,7 @@ class SegmenterRun:
         if self.chooses and self.validation is not None:
             data["validation"] = data_fingerprint(self.validation)
         if self.examples is not None:
-            data["examples"] = {**data_fingerprint(self.examples), "polarity": self.polarity}
+            data["examples"] = examples_fingerprint(self.examples, self.polarity)
         table: dict[str, Any] = {
             "verb": verb,
             "seed": self.seed,
