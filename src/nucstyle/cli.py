@@ -636,7 +636,8 @@ def compare(
     """Train arms with several seeds alike, and say how much they differ."""
     with _verb() as progress:
         from nucstyle.core.config import to_table
-        from nucstyle.report.comparison import arm_table, difference_table
+        from nucstyle.data.run_folder import RESULT, read_json
+        from nucstyle.report.comparison import OTHER, arm_table, difference_table
         from nucstyle.workflows import compare as workflow
         from nucstyle.workflows import recipes
 
@@ -670,8 +671,13 @@ def compare(
                 resume=resume,
                 overwrite=overwrite,
             )
-        for table in (arm_table(result), difference_table(result, groups=["all", "minority"])):
-            _print_table(table)
+        shown = [result]
+        if test is not None:
+            shown.append(read_json(out / protocol / OTHER / RESULT))
+        for one in shown:
+            print(f"{one['on']} (in brackets images in fields of view)")
+            for table in (arm_table(one), difference_table(one, groups=["all", "minority"])):
+                _print_table(table)
         print(f"report: {out / 'report.html'}")
 
 

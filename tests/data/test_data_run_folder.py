@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nucstyle.core.errors import RunFolderError
+from nucstyle.core.errors import FolderInUseError, RunFolderError
 from nucstyle.data import run_folder
 from nucstyle.data.run_folder import (
     CONFIG,
@@ -263,7 +263,7 @@ def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, ref
     start(tmp_path / "run", config)
     other = {**config, "data": {"ids_sha256": "bb", "images": 17}}
     message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
-    assert "data.images was 48 and is now 17; data.ids has other files than before. Give" in message
+    assert "data.images was 48 and is now 17; data.ids has other files or modalities than before. Give" in message
     message = refusal(RunFolderError, start, tmp_path / "run", {**other, "a": 2, "b": 2, "c": 2}, resume=True)
     assert "a was 1 and is now 2; b was 1 and is now 2; c was 1 and is now 2; and 2 more. Give" in message
 
@@ -314,7 +314,7 @@ def test_a_folder_that_another_process_writes_is_refused_until_that_one_is_gone(
             assert holder.stdout.readline() == "open\n"
             before = snapshot(path)
             for options in ({"resume": True}, {"overwrite": True}):
-                message = refusal(RunFolderError, start, path, config, **options)
+                message = refusal(FolderInUseError, start, path, config, **options)
                 assert message == f"{path}: in use by another nucstyle process; wait for it or choose another folder"
             assert snapshot(path) == before
         finally:
@@ -327,7 +327,7 @@ def test_a_folder_is_free_again_after_the_run_or_its_failure(tmp_path, refusal):
 
     def fail():
         with RunFolder.open(path, CONFIG_TABLE):
-            assert "in use" in refusal(RunFolderError, start, path, resume=True)
+            assert "in use" in refusal(FolderInUseError, start, path, resume=True)
             raise KeyError
 
     with pytest.raises(KeyError):

@@ -272,6 +272,15 @@ def test_the_page_says_whether_the_budget_was_enough(protocol):
         path = protocol / "none" / f"seed-{seed}" / "measures.jsonl"
         path.write_text(path.read_text().replace("0.3}", "0.205}"))
     assert re.search(r"rose by 0.00\d \(mean over seeds\): under 0.01", write_report(protocol).read_text())
+    for seed in (0, 1):
+        path = protocol / "none" / f"seed-{seed}" / "measures.jsonl"
+        path.write_text('{"step": 10, "quality": 0.006}\n{"step": 30, "quality": 0.007}\n')
+    page = write_report(protocol).read_text()
+    assert "The best quality of none is 0.007, so it has hardly begun to learn" in page
+    assert "long enough" not in page
+    for seed in (0, 1):
+        (protocol / "none" / f"seed-{seed}" / "measures.jsonl").write_text('{"step": 30, "quality": 0.3}\n')
+    assert "it was not measured in the first two thirds of its steps" in write_report(protocol).read_text()
 
 
 def test_figures_come_with_their_data_and_the_same_bytes(protocol):

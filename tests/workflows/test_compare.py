@@ -88,6 +88,16 @@ def read(path):
     return json.loads(path.read_text())
 
 
+class Told(type(SILENT)):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
 def edit(cell, old, new):
     """Change what the config of a cell says."""
     path = cell / "config.toml"
@@ -345,11 +355,7 @@ def test_cells_that_another_process_trains_otherwise_meanwhile_are_not_summed_up
 
 
 def test_cells_that_another_process_works_at_are_passed_over(manifest, tmp_path, monkeypatch):
-    fit, trained, said = cells.fit_segmenter, [], []
-
-    class Told(type(SILENT)):
-        def say(self, line):
-            said.append(line)
+    fit, trained, told = cells.fit_segmenter, [], Told()
 
     def work(**options):
         arms = {"arms": ("none", "colour"), "seeds": 1, "tta": ("none",), "overrides": SETTINGS, "resume": True}
@@ -358,14 +364,16 @@ def test_cells_that_another_process_works_at_are_passed_over(manifest, tmp_path,
     def meanwhile(run, segmenter_run, **options):
         trained.append(segmenter_run.arm.name)
         if len(trained) == 1:
-            assert list(work(progress=Told())["arms"]) == ["colour"]
+            assert list(work(progress=told)["arms"]) == ["colour"]
         return fit(run, segmenter_run, **options)
 
     monkeypatch.setattr(cells, "fit_segmenter", meanwhile)
     assert list(work()["arms"]) == ["none", "colour"]
     assert trained == ["none", "colour"]  # the second process did what the first did not
-    assert "another process works at this cell, so it is passed over" in said
-    assert any(line.startswith("other processes worked at none:0; what is summed up here is without") for line in said)
+    assert "another process works at this cell, so it is passed over" in told.lines
+    assert any(
+        one.startswith("other processes worked at none:0; what is summed up here is without") for one in told.lines
+    )
 
 
 def test_masks_that_were_changed_since_cells_were_scored_on_them_are_noticed(assert_refused, copied, run_verb):
@@ -407,6 +415,8 @@ def test_other_data_is_scored_beside_and_must_not_be_what_was_trained_on(assert_
     assert summary["on"] == "other"
     assert summary["arms"]["colour"]["seeds"]["0"]["none"]["images"].keys() == {"g0"}  # not annotated = ignored
     assert read(copied / "run" / "full" / "result.json")["on"] == "validation"
+    assert result.output.index("validation (in brackets") < result.output.index("other (in brackets")
+    assert result.output.count("\nnone, TTA none") == 2
     predicted = copied / "run" / "full" / "colour" / "seed-0" / "other" / "tta-none"
     assert "do not name" not in result.output  # dapi is a modality of the training data
     assert {line.split(",")[0] for line in (predicted / "submission.csv").read_text().splitlines()[1:]} == {"g0"}
@@ -606,14 +616,19 @@ def test_scored_tiles_that_continue_each_other_are_of_one_field(tmp_path, field,
     images = open_dataset(tmp_path / "manifest.csv")
     scoring = Scoring({"validation": images.part("validation")}, ("none",), "dapi")
 
+    told = Told()
+
     def named():
-        describe_images(tmp_path, images, images.part("train"), scoring, SILENT, every=images)
+        describe_images(tmp_path, images, images.part("train"), scoring, told, every=images)
         described = read(tmp_path / "images.json")["parts"]["validation"]
         assert len(described) == 11
         return {name: one["field_of_view"] for name, one in described.items() if one["field_of_view"] is not None}
 
     slide = dict.fromkeys(("0-0", "0-1", "0-2", "2-0"), "slide")
     assert named() == {**slide, "1-0": "1-0", "1-2": "1-0", "3-0": "mine"}
+    assert told.lines == [
+        "warning: 2 fields of view have images in several parts, so scores may be too good; nucstyle check names them"
+    ]  # the tile between two, and the one that cannot be read
     monkeypatch.setattr(comparison, "name_fields", lambda *_, **__: pytest.fail("fields are found once"))
     assert named() == {**slide, "1-0": "1-0", "1-2": "1-0", "3-0": "mine"}
 
@@ -682,7 +697,17 @@ def test_a_model_that_has_seen_what_is_scored_of_the_data_or_of_others_is_refuse
     seen = {**weights.metadata, "trained_on": ["f0", image], "masks_seen": []}
     save_weights(tmp_path / "seen.safetensors", weights.tensors, kind=kind, metadata=seen)
     verb = ("compare", manifest, "--out", "run", *STYLED, "--test", "other/manifest.csv", option, "seen.safetensors")
-    assert_refused(run_verb(*verb), option, f"1 of the {part} images", image)
+    remedy = "leave these images out of --test" if part == "--test" else "trained on the part train alone"
+    assert_refused(run_verb(*verb), option, f"1 of the {part} images", image, remedy)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["sources", "targets"])
+def test_a_modality_that_the_style_model_does_not_have_is_refused_before_any_training(
+    assert_refused, run_verb, manifest, tmp_path, setting
+):
+    verb = ("compare", manifest, "--out", "run", *STYLED, "--set", f"style.{setting}=grey-on-blak")
+    assert_refused(run_verb(*verb), f"--set style.{setting}", "'grey-on-blak'; did you mean 'grey-on-black'?")
     assert not (tmp_path / "run").exists()
 
 
@@ -701,6 +726,7 @@ def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(
     assert_refused(run_verb(*verb, "--protocol", "transfer"), "--style", "--annotated hides", "f6")
     result = run_verb(*verb, "--cells", "style:0")
     assert result.exit_code == 0, result.output
+    assert "does not know some modalities of training images by name, dapi (4), he (3)" in result.output
     assert "gate" not in read_config(tmp_path / "run" / "full" / "style" / "seed-0")
 
 
@@ -748,6 +774,9 @@ def test_report_writes_the_page_of_a_protocol_and_of_the_whole(copied, run_verb)
         (copied / folder / "report.html").unlink(missing_ok=True)
         assert run_verb("report", folder).exit_code == 0
         assert (copied / folder / "report.html").is_file()
+    assert "PROTOCOL/config.toml" in (copied / "run" / "report.html").read_text()
+    assert "PROTOCOL/config.toml" not in (copied / "run" / "full" / "report.html").read_text()
+    assert "finished cells: full 4" in run_verb("info", "run").output
 
 
 def scored(arms):

@@ -473,11 +473,17 @@ def test_split_divides_every_modality_and_keeps_tiles_together(run_verb, tmp_pat
     assert "fields of view of several images: 2, 4 images in all" in result.stderr
 
 
-def test_parts_that_were_asked_for_and_have_no_image_are_told(run_verb, write_pairs):
+def test_parts_that_were_asked_for_and_have_no_image_are_told(run_verb, write_pairs, tmp_path):
     write_pairs("data", fluorescence=1, stained=1)
     for shares, missing in (("0.6,0.2,0.2", "validation or test"), ("0.8,0.2", "validation")):
         result = run_verb("discover", "data", "--out", "found", "--k", 2, "--split", shares, "--overwrite")
         assert f"warning: no image is of the part {missing}: too few fields to divide" in result.stderr
+    (tmp_path / "found" / "manifest.csv").write_text(
+        (tmp_path / "found" / "manifest.csv").read_text().replace(",validation,", ",train,")
+    )
+    result = run_verb("discover", "found/manifest.csv", "--out", "again", "--split", "0.8,0.2")
+    assert "the part validation: all images had one" in result.stderr
+    assert "into the column split" in result.stderr
 
 
 def test_modalities_are_fitted_to_the_part_train_that_split_made(run_verb, tmp_path, field):

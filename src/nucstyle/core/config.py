@@ -48,7 +48,8 @@ def _leaves(kind: type, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return found
 
 
-def _suggest(name: str, known: Sequence[str]) -> str:
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What to say after a name that is not known: the one that was probably meant, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
@@ -57,7 +58,7 @@ def _reject_unknown(kind: type, table: Mapping[str, Any], where: str, prefix: st
     known = [field.name for field in dataclasses.fields(kind)]
     for name, value in table.items():
         if name not in known:
-            msg = f"{where}: unknown key {prefix + name!r}{_suggest(name, known)}"
+            msg = f"{where}: unknown key {prefix + name!r}{suggestion(name, known)}"
             raise ConfigError(msg)
         section = _section_type(kind, name)
         if section and not isinstance(value, Mapping):
@@ -134,7 +135,7 @@ def with_overrides(kind: type, table: Mapping[str, Any], overrides: Sequence[str
         matches = [leaf for leaf in leaves if leaf == path] or [leaf for leaf in leaves if leaf[-len(path) :] == path]
         if not matches:
             names = [".".join(leaf) for leaf in leaves] + [leaf[-1] for leaf in leaves]
-            msg = f"--set {override}: unknown key {key!r}{_suggest(key, names)}"
+            msg = f"--set {override}: unknown key {key!r}{suggestion(key, names)}"
             raise ConfigError(msg)
         if len(matches) > 1:
             msg = f"--set {override}: {key!r} could be {' or '.join('.'.join(leaf) for leaf in matches)}"

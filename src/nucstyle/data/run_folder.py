@@ -246,7 +246,7 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
         return
     hashes = [key for key in found if key.endswith("_sha256")]
     told = [_of_values(old, key, *found[key]) for key in found if key not in hashes]
-    told += [f"{key.removesuffix('_sha256')} {_of_hashes(*found[key])}" for key in hashes]
+    told += [f"{key.removesuffix('_sha256')} {_of_hashes(key, *found[key])}" for key in hashes]
     more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
     trains = new.get("verb") in ("train-style", "train-segmenter")
     longer = "; to train longer, go on from this one in a new run with --init" if trains and _STEPS in found else ""
@@ -266,11 +266,12 @@ def _of_values(old: Mapping[str, Any], key: str, before: object, after: object) 
     return said
 
 
-def _of_hashes(before: str | None, after: str | None) -> str:
+def _of_hashes(key: str, before: str | None, after: str | None) -> str:
     """What is said of two hashes that differ."""
     if after is None:
         return "was given and is not now"
-    return "was not given and is now" if before is None else "has other files than before"
+    other = "other files or modalities" if key.endswith("ids_sha256") else "other files"
+    return "was not given and is now" if before is None else f"has {other} than before"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -25,6 +25,8 @@ _NAME = 24
 """So many characters of an id are shown."""
 _CONVERGED = 0.01
 """Gain of `none` in the last third of the training up to which it counts as converged (docs/method.md)."""
+_BEGUN = 0.1
+"""Quality of `none` under which a small gain says that a training has hardly begun, not that it is at its end."""
 
 
 class Strong(str):
@@ -432,15 +434,19 @@ def _points(file: Path, term: str) -> list[tuple[int, float]]:
 
 def _converged(cells: Sequence[Path], steps: int) -> str:
     """Whether the trainings without anything added had come to their end, so that the budget was fair."""
-    gains = []
+    gains, best = [], []
     for cell in cells:
         points = _points(cell / MEASURES, "quality")
         early = [value for step, value in points if step <= steps * 2 / 3]
         if early:
-            gains.append(max(value for _, value in points) - max(early))
+            best.append(max(value for _, value in points))
+            gains.append(best[-1] - max(early))
     if not gains:
-        return "Whether none had converged is not known: it was not measured while training."
+        return "Whether none had converged is not known: it was not measured in the first two thirds of its steps and at the end."
     gain = fmean(gains)
+    if fmean(best) < _BEGUN:
+        told = f"The best quality of none is {fmean(best):.3f}, so it has hardly begun to learn"
+        return f"{told}; give all arms more steps (--set steps=N)."
     verdict = (
         f"under {_CONVERGED}, so the budget is taken for long enough. Where the learning rate has come down by then, as in lite, "
         "only a comparison of more steps (--set steps=N) can tell what these bring"

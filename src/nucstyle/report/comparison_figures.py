@@ -109,7 +109,8 @@ def learning(
         for arm, _, colour in _places(runs, arms):
             for place, points in enumerate(runs[arm]):
                 label = arm if place == 0 else None
-                axes.plot(*zip(*points, strict=True), c=colour, lw=1, alpha=0.8, label=label)
+                mark = "o" if len(points) == 1 else None  # of one point there is no line
+                axes.plot(*zip(*points, strict=True), c=colour, lw=1, marker=mark, ms=3, alpha=0.8, label=label)
         axes.set_xlabel("step")
         axes.set_ylabel(title)
         axes.legend(frameon=False, fontsize=8)

@@ -164,9 +164,7 @@ def _how_found(
             "the rest around it."
         )
     else:
-        said += (
-            f"A person named {len(result['named'])} of them; images without a name were divided around these by colour."
-        )
+        said += f"The manifest names {len(result['named'])} of them; images without a name were divided around these by colour."
     if model["clahe"]:
         said += " Dark images were enhanced (CLAHE) before they were measured."
     if len(rows) > result["tiles"]["most"]:
@@ -656,10 +654,12 @@ def _arm(arm: str, cell: Path, result: Mapping[str, Any], tta: str) -> Section:
 
 def origin(run: Path) -> Section:
     """What the run was made with."""
-    details = to_toml(read_config(run))
+    config = read_config(run)
+    details = to_toml(config)
     environment = run / ENVIRONMENT
     if environment.is_file():
         details += "\n" + json.dumps(read_json(environment), indent=1)
-    return Section(
-        "How this was made", ("The config determines the result; the environment is where it ran.",), details=details
-    )
+    said = "The config determines the result; the environment is where it ran."
+    if config["verb"] == "compare" and "protocol" not in config:
+        said = "The settings of a protocol are in PROTOCOL/config.toml, and on the page in that folder; here is what all share."
+    return Section("How this was made", (said,), details=details)

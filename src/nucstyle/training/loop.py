@@ -50,7 +50,7 @@ class LoopConfig:
         if measure_every % self.checkpoint_every:
             msg = (
                 f"measure_every must be a multiple of checkpoint_every, since checkpoints are measured, got {measure_every} "
-                f"and {self.checkpoint_every}"
+                f"and {self.checkpoint_every}; --set checkpoint_every={measure_every} does it"
             )
             raise ConfigError(msg)
 

@@ -6,7 +6,8 @@ An arm is `none`, or parts joined by `+` and applied in that order: `colour`, `r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,10 +23,11 @@ from nucstyle.augment.recolour import Recolour
 from nucstyle.augment.references import FromReference, References
 from nucstyle.augment.reinhard import Reinhard
 from nucstyle.augment.style import StyleConfig, StyleTransfer
-from nucstyle.core.config import to_table
+from nucstyle.core.config import suggestion, to_table
 from nucstyle.core.errors import OptionError
 from nucstyle.core.precision import Precision
 from nucstyle.core.protocols import SILENT, Progress
+from nucstyle.data.manifest import Record
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.style.model import StyleModel
 from nucstyle.workflows.load import find_weights, load_judge, style_from_weights
@@ -197,6 +199,7 @@ def make_arm(
         if part == "style" and style is not None:
             path = find_weights(style, "style")
             weights = load_weights(path, kind="style")
+            check_style_names(config, weights)
             model = style_from_weights(weights, str(path), device=device, precision=precision)
             augmentations.append(_restyling(model, config, gate))
         elif part in _BY_EXAMPLE:
@@ -218,6 +221,35 @@ def _restyling(model: StyleModel, config: StyleConfig, gate: ArmGate | None) -> 
         gate=gate.gate if gate else None,
         lift=config.lift,
     )
+
+
+def check_style_names(config: StyleConfig, weights: Weights) -> None:
+    """Refuse modalities that a style model does not know.
+
+    Raises:
+        OptionError: `targets` or `sources` name one.
+    """
+    known: list[str] = weights.metadata["modalities"]
+    for setting, chosen in (("targets", config.targets), ("sources", config.sources)):
+        for name in chosen:
+            if name not in known:
+                msg = f"--set style.{setting}: the style model has no modality {name!r}{suggestion(name, known)}"
+                raise OptionError(msg)
+
+
+def tell_unknown_names(images: Iterable[Record], weights: Weights | None, progress: Progress) -> None:
+    """Say which modalities of images that are to be restyled a style model, where there is one, does not know by name."""
+    if weights is None:
+        return
+    known: list[str] = weights.metadata["modalities"]
+    foreign = Counter(one.modality for one in images if one.modality is not None and one.modality not in known)
+    if foreign:
+        told = ", ".join(f"{name} ({count})" for name, count in sorted(foreign.items()))
+        progress.say(
+            f"warning: the style model does not know some modalities of training images by name, {told}: it takes each of these "
+            "images for the modality that is nearest by colour; its names, also for style.targets and style.sources, are "
+            f"{', '.join(known)}"
+        )
 
 
 def gate_result(arm: Arm) -> dict[str, Any]:

@@ -24,7 +24,17 @@ from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
 from nucstyle.training.segmenter_trainer import SegmenterRecipe
-from nucstyle.workflows.arms import NONE, ArmGate, make_arm, make_gate, measure_references, parts_of, takes_examples
+from nucstyle.workflows.arms import (
+    NONE,
+    ArmGate,
+    check_style_names,
+    make_arm,
+    make_gate,
+    measure_references,
+    parts_of,
+    takes_examples,
+    tell_unknown_names,
+)
 from nucstyle.workflows.cells import (
     HIDDEN,
     OTHER,
@@ -333,6 +343,8 @@ def _models(
     if style is None:
         return None, None
     weights = load_weights(find_weights(style, "style"), kind="style")
+    check_style_names(recipe.style, weights)
+    tell_unknown_names(named.images.training_part().records, weights, progress)
     if not gate:
         return weights, None
     precision = resolve_precision(recipe.training.precision, device)
@@ -439,10 +451,11 @@ class _Comparison:
             found = differences(own, asked)
             if found:
                 key, (before, after) = next(iter(found.items()))
-                msg = (
-                    f"{cell}: this finished cell cannot be compared with the others, {key} is {before!r} there and {after!r} "
-                    "here; give that value, remove the cell, or use another --out"
-                )
+                said = f"{key} is {before!r} there and {after!r} here; give that value"
+                if key.endswith("_sha256"):
+                    said = f"{key.removesuffix('_sha256')} is of other files there; give those"
+                remedy = "remove the cell, or use another --out"
+                msg = f"{cell}: this finished cell cannot be compared with the others, {said}, {remedy}"
                 raise RunFolderError(msg)
 
 

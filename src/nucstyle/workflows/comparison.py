@@ -73,6 +73,11 @@ def describe_images(
             one.id: {"modality": one.modality, "field_of_view": names.get(one.id), "nucleus_px": areas[one.id]}
             for one in dataset.records
         }
+    cut = _cut(every, _field_names(every, None, fields, progress))
+    if cut:
+        progress.say(
+            f"warning: {cut} fields of view have images in several parts, so scores may be too good; nucstyle check names them"
+        )
     table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts, "fields": fields}
     table["contents"] = {**known.get("contents", {}), **contents}
     if scored_on or scoring.fingerprints:
@@ -101,6 +106,15 @@ def _changed(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) ->
                 )
                 raise RunFolderError(msg)
     return changed
+
+
+def _cut(dataset: Dataset, fields: Mapping[str, str]) -> int:
+    """How many fields of view have images in several parts."""
+    parts: dict[str, set[str | None]] = {}
+    for record in dataset.records:
+        if record.id in fields:
+            parts.setdefault(fields[record.id], set()).add(record.split)
+    return sum(len(found - {None}) > 1 for found in parts.values())
 
 
 def _field_names(

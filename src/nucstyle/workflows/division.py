@@ -122,5 +122,10 @@ def _remarks(
     if across:
         lines.append(f"warning: {across} fields are in several parts, as they were given; see nucstyle check")
     if missing := [part for part in wanted if part not in Counter(one.split for one in records)]:
-        lines.append(f"warning: no image is of the part {' or '.join(missing)}: too few fields to divide")
+        reason = "too few fields to divide"
+        if not undivided:
+            reason = (
+                "all images had one (those of DSB 2018 bring it); write others into the column split of a manifest.csv"
+            )
+        lines.append(f"warning: no image is of the part {' or '.join(missing)}: {reason}")
     return lines

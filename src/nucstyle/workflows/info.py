@@ -15,6 +15,8 @@ from nucstyle.core.precision import resolve_precision
 from nucstyle.data.cache import cache_bytes, cache_folder
 from nucstyle.data.run_folder import LOG, RESULT, RunFolder, check_target, package_versions, read_config, read_log
 from nucstyle.data.weights import Weights, load_weights
+from nucstyle.report.comparison import PROTOCOLS
+from nucstyle.workflows.cells import finished_cells
 from nucstyle.workflows.load import SHIPPED_KINDS, WEIGHTS, find_weights, shipped
 
 _LONG = ("trained_on", "masks_seen", "modality_model")
@@ -68,6 +70,10 @@ def _installation() -> dict[str, Any]:
 def _describe(path: Path) -> dict[str, Any]:
     if path.is_dir():
         config = read_config(path)
+        if config["verb"] == "compare" and "protocol" not in config:
+            cells = {name: sum(1 for _ in finished_cells(path / name)) for name in PROTOCOLS}
+            told = ", ".join(f"{name} {count}" for name, count in cells.items() if count)
+            return {"run of": config["verb"], "finished cells": told or "none"}
         finished = (path / RESULT).is_file()
         described = {
             "run of": config["verb"],

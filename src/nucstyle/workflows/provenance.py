@@ -123,8 +123,8 @@ def check_unseen(ids: Collection[str], what: str, weights: Mapping[str, Weights 
     for option, one in weights.items():
         seen = set(ids) & set().union(*seen_by(one).values())
         if seen:
-            msg = (
-                f"{option}: these weights were trained with {len(seen)} of the {what} images, {min(seen)} among them; "
-                "give weights that were trained on the part train alone"
-            )
+            remedy = "give weights that were trained on the part train alone"
+            if what == "--test":
+                remedy = "leave these images out of --test, or give weights that have not seen them"
+            msg = f"{option}: these weights were trained with {len(seen)} of the {what} images, {min(seen)} among them; {remedy}"
             raise OptionError(msg)

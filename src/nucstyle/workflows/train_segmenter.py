@@ -45,6 +45,7 @@ from nucstyle.workflows.arms import (
     measure_references,
     parts_of,
     takes_examples,
+    tell_unknown_names,
 )
 from nucstyle.workflows.evaluate import largest_modality
 from nucstyle.workflows.fit import Choice, fit, follow, require_agreement
@@ -224,6 +225,7 @@ def train_segmenter(
         precision=precision,
     )
     check_masks_seen(named, annotated, {"--style": arm.style, "--init": start})
+    tell_unknown_names(train.records, arm.style, progress)
     segmenter_run = SegmenterRun(
         train,
         arm,
