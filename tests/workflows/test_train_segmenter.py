@@ -300,7 +300,10 @@ def test_how_crops_are_restyled_is_a_setting(run_verb, manifest, tmp_path):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ((*STYLED, "--set", 'style.targets=["pink"]'), "unknown target modality ['pink']"),
+        (
+            (*STYLED, "--set", 'style.targets=["pink"]'),
+            "--set style.targets: the style model has no modality 'pink'; known: grey",
+        ),
         ((*STYLED, "--set", "style.p=1.5"), "less than or equal to 1"),
         (("--augment", "colour", "--set", "style.p=0.25"), "no effect without an arm with style"),
     ],
