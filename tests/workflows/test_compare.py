@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 from nucstyle.augment.colour import ColourJitter
@@ -225,7 +226,9 @@ def test_a_cell_from_before_a_setting_is_scored_as_it_was(assert_refused, copied
         assert path.read_text().count("mask_offset_px = 0.5") == 1
         path.write_text(path.read_text().replace("mask_offset_px = 0.5\n", ""))
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--on", "test")
-    assert_refused(run_verb(*verb), "inference.mask_offset_px is 0.0 there and 0.5 here", "give that value")
+    assert_refused(
+        run_verb(*verb), "inference.mask_offset_px was 0.0 and is now 0.5", "--set inference.mask_offset_px=0.0 goes on"
+    )
     predict, offsets = cells.predict_into, []
 
     def noted(folder, dataset, segmenter, *arguments, **options):
@@ -255,7 +258,7 @@ def test_cells_can_be_made_apart_and_are_summed_up_together(assert_refused, copi
 
 def test_a_finished_cell_of_other_settings_is_not_compared(assert_refused, copied, run_verb):
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS, "--set", "steps=3")
-    assert_refused(run_verb(*verb), "recipe.training.steps is 2 there and 3 here")
+    assert_refused(run_verb(*verb), "recipe.training.steps was 2 and is now 3")
 
 
 def test_a_finished_cell_without_style_is_compared_with_whatever_is_restyled(assert_refused, copied, run_verb):
@@ -270,29 +273,19 @@ def test_a_finished_cell_without_style_is_compared_with_whatever_is_restyled(ass
         read(other / "result.json")["arms"]["none"]["seeds"]["0"] == read(once / "result.json")["scores"]["validation"]
     )
     shutil.copytree(once, other / "style" / "seed-0")
-    assert_refused(
-        run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "seed-0", "augment is 'none' there and 'style' here"
-    )
+    assert_refused(run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "was trained as none, seed 0", "rename it")
     edit(other / "style" / "seed-0", 'augment = "none"', 'augment = "style"')
-    assert_refused(
-        run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "recipe.style.p is 0.5 there and 0.75 here"
-    )
+    assert_refused(run_verb(*verb, "--set", "style.p=0.75"), "style/seed-0", "recipe.style.p was 0.5 and is now 0.75")
 
 
-@pytest.mark.parametrize(
-    ("copy", "word"),
-    [
-        ("none/seed-1", "seed is 0 there and 1 here"),
-        ("histogram/seed-0", "augment is 'none' there and 'histogram' here"),
-    ],
-)
-def test_a_cell_is_what_its_folder_is_named(assert_refused, copied, run_verb, copy, word):
+@pytest.mark.parametrize("copy", ["none/seed-1", "histogram/seed-0"])
+def test_a_cell_is_what_its_folder_is_named(assert_refused, copied, run_verb, copy):
     run = copied / "run" / "full"
     shutil.rmtree(run / copy, ignore_errors=True)
     shutil.copytree(run / "none" / "seed-0", run / copy)
     before = (run / "result.json").read_bytes()
     result = run_verb("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
-    assert_refused(result, copy, word, "remove the cell")
+    assert_refused(result, copy, "was trained as none, seed 0", "rename it, or remove it")
     assert (run / "result.json").read_bytes() == before
 
 
@@ -314,7 +307,7 @@ def test_a_cell_that_took_other_images_for_its_example_is_not_compared(assert_re
     cell = tmp_path / "run" / "transfer" / "recolour" / "seed-0"
     assert read_config(cell)["data"]["images"] == 4
     edit(cell, "images = 7", "images = 5")
-    assert_refused(run_verb(*verb, "--resume"), "recolour/seed-0", "data.examples.images is 5 there and 7 here")
+    assert_refused(run_verb(*verb, "--resume"), "recolour/seed-0", "data.examples.images was 5 and is now 7")
 
 
 def test_cells_with_style_agree_with_each_other_where_no_style_is_asked_for(
@@ -331,7 +324,9 @@ def test_cells_with_style_agree_with_each_other_where_no_style_is_asked_for(
     edit(run / "style" / "seed-1", "seed = 0", "seed = 1")
     assert run_verb(*plain).exit_code == 0
     edit(run / "style" / "seed-1", "p = 0.25", "p = 0.5")
-    assert_refused(run_verb(*plain), "style/seed-1", "recipe.style.p is 0.5 there and 0.25 here")
+    assert_refused(
+        run_verb(*plain), "style/seed-1", "recipe.style.p was 0.5 and is now 0.25", "do not agree with each other"
+    )
 
 
 def test_cells_that_another_process_trains_otherwise_meanwhile_are_not_summed_up(manifest, tmp_path, monkeypatch):
@@ -348,7 +343,7 @@ def test_cells_that_another_process_trains_otherwise_meanwhile_are_not_summed_up
         return fit(run, segmenter_run, **options)
 
     monkeypatch.setattr(cells, "fit_segmenter", meanwhile)
-    with pytest.raises(RunFolderError, match=r"style/seed-1: .* recipe.style.p is 0.75 there and 0.25 here"):
+    with pytest.raises(RunFolderError, match=r"style/seed-1: .* recipe.style.p was 0.75 and is now 0.25"):
         work("style:0", 0.25)
     assert (tmp_path / "run/full/style/seed-0/result.json").is_file()  # nothing is lost
     assert list(read(tmp_path / "run/full/result.json")["arms"]["style"]["seeds"]) == ["1"]
@@ -379,9 +374,18 @@ def test_cells_that_another_process_works_at_are_passed_over(manifest, tmp_path,
 def test_masks_that_were_changed_since_cells_were_scored_on_them_are_noticed(assert_refused, copied, run_verb):
     """Also where the file has as many bytes as before."""
     label, verb = copied / "data" / "labels" / "f4.png", ("compare", "data/manifest.csv", "--out", "run", "--resume")
-    before = label.read_bytes()
-    label.write_bytes(before[:-5] + bytes([before[-5] ^ 1]) + before[-4:])
+    before, corrected = label.read_bytes(), Image.fromarray(np.pad(np.ones((2, 2), "uint8"), 31))
+    for filling in (0, None):
+        note = PngInfo()
+        note.add_text("note", "x" * (len(before) - label.stat().st_size if filling is None else filling))
+        corrected.save(label, pnginfo=note)
+    assert label.stat().st_size == len(before)
     assert_refused(run_verb(*verb, *COLOURS), "scored on validation images", "give the old files")
+    for cell in (copied / "run" / "full").glob("*/seed-*"):
+        result = read(cell / "result.json")
+        assert result.pop("contents").keys() == {"validation"}
+        (cell / "result.json").write_text(json.dumps(result))
+    assert run_verb(*verb, *COLOURS).exit_code == 0  # cells from before files were looked at
     label.write_bytes(before)
     assert run_verb(*verb, *COLOURS).exit_code == 0
 
@@ -550,8 +554,9 @@ def test_nuclei_are_measured_of_each_part_and_the_usual_nucleus_is_one_of_traini
     def usual(name):
         return float(np.median(np.bincount(np.asarray(Image.open(labels / f"{name}.png")).ravel())[1:]))
 
-    def describe(other):
-        scoring = Scoring({"validation": images.part("validation"), "other": other}, ("none",), "dapi")
+    def describe(other, contents="a"):
+        parts = {"validation": images.part("validation"), "other": other}
+        scoring = Scoring(parts, ("none",), "dapi", contents={"validation": contents})
         describe_images(tmp_path, images, train, scoring, SILENT, every=images)
         return read(tmp_path / "images.json")
 
@@ -564,8 +569,10 @@ def test_nuclei_are_measured_of_each_part_and_the_usual_nucleus_is_one_of_traini
     assert described["median_nucleus_px"] == np.median([usual(name) for name in ("f0", "f1", "f2", "f3")])
     assert described["parts"]["validation"]["f4"]["nucleus_px"] == usual("f4")
     assert described["parts"]["other"]["f4"]["nucleus_px"] == 4  # the same name, other masks
+    usual_before = usual("f4")
     Image.fromarray(corrected).save(labels / "f4.png")
-    assert describe(images.part("validation"))["parts"]["validation"]["f4"]["nucleus_px"] == 4  # no cell was scored yet
+    again = [describe(images.part("validation"), contents)["parts"]["validation"] for contents in ("a", "b")]
+    assert [one["f4"]["nucleus_px"] for one in again] == [usual_before, 4]  # measured anew where files have changed
 
 
 def test_the_gallery_has_the_ten_that_gained_and_lost_most_with_the_first_seed_that_is_there(

@@ -244,14 +244,23 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
     found = differences(old, new)
     if not found:
         return
-    hashes = [key for key in found if key.endswith("_sha256")]
-    told = [_of_values(old, key, *found[key]) for key in found if key not in hashes]
-    told += [f"{key.removesuffix('_sha256')} {_of_hashes(key, *found[key])}" for key in hashes]
+    told = [told_difference(old, key, *found[key]) for key in sorted(found, key=_is_hash)]
     more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
     trains = new.get("verb") in ("train-style", "train-segmenter")
     longer = "; to train longer, go on from this one in a new run with --init" if trains and _STEPS in found else ""
     msg = f"{path}: cannot resume, {'; '.join(told[:_TOLD])}{more}. Give all options as they were, or start a new run{longer}"
     raise RunFolderError(msg)
+
+
+def _is_hash(key: str) -> bool:
+    return key.endswith("_sha256")
+
+
+def told_difference(old: Mapping[str, Any], key: str, before: Any, after: Any) -> str:  # noqa: ANN401  (what a config holds)
+    """What is said of a key in which a run's config, `old`, differs from another; see `differences`."""
+    if _is_hash(key):
+        return f"{key.removesuffix('_sha256')} {_of_hashes(key, before, after)}"
+    return _of_values(old, key, before, after)
 
 
 def _of_values(old: Mapping[str, Any], key: str, before: object, after: object) -> str:

@@ -39,6 +39,9 @@ OTHER = "other"
 """Images of another data set."""
 _PREFIX = "seed-"
 
+Cell = tuple[str, int, Path]
+"""Arm, seed and folder of a cell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
@@ -54,6 +57,8 @@ class Scoring:
     """Whether previews and overlays are written beside the label files."""
     fingerprints: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By part, of images that are not those that cells are trained on, and may be others the next time."""
+    contents: Mapping[str, str] = field(default_factory=dict)
+    """By part, of the others: a hash over their files, so that it is noticed where they have changed."""
 
     def known(self, result: Mapping[str, Any], part: str) -> dict[str, Any]:
         """By mode what a cell's `result.json` says of a part; nothing where that was said of other images."""
@@ -96,7 +101,7 @@ def read_cell(cell: Path) -> dict[str, Any]:
     return read_json(cell / RESULT, remedy=f"remove {cell}, and the cell is made anew")
 
 
-def finished_cells(parent: Path) -> Iterator[tuple[str, int, Path]]:
+def finished_cells(parent: Path) -> Iterator[Cell]:
     """(arm, seed, folder) of every finished cell; folders that are not named as an arm are somebody's own, put aside."""
     for cell in sorted(parent.glob(f"*/{_PREFIX}*")):
         seed = cell.name.removeprefix(_PREFIX)
@@ -191,6 +196,9 @@ def _score(
         if not known:  # what lies there is of other images, or of a scoring that broke off
             shutil.rmtree(run.path / part, ignore_errors=True)
         result["scores"][part] = known
+    if scoring.contents:
+        scored = {part: one for part, one in scoring.contents.items() if part in dict(missing)}
+        result["contents"] = {**result.get("contents", {}), **scored}
     if scoring.fingerprints:
         result["scored_on"] = {part: dict(one) for part, one in scoring.fingerprints.items()}
     for part, tta in missing:

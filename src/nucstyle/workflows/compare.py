@@ -19,7 +19,7 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.ledger import seen_in_making
 from nucstyle.data.manifest import check_file_names
 from nucstyle.data.pixel_cache import CacheUse
-from nucstyle.data.run_folder import RunFolder, check_target, differences, read_config, settled
+from nucstyle.data.run_folder import RunFolder, check_target, differences, read_config, settled, told_difference
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
@@ -40,6 +40,7 @@ from nucstyle.workflows.cells import (
     OTHER,
     TEST,
     VALIDATION,
+    Cell,
     Scoring,
     cell_folder,
     check_scorable,
@@ -47,6 +48,7 @@ from nucstyle.workflows.cells import (
     finished_cells,
     is_complete,
     is_finished,
+    read_cell,
     run_cell,
     score_cell,
 )
@@ -64,10 +66,8 @@ ARMS = ("none", "recolour", "style", "style+colour")
 PROTOCOLS = ("full", "transfer")
 _SHARED = ("data", "recipe", "trunk_sha256", "trunk_parts")
 """Of `config.toml`: what all cells of a protocol have alike."""
-_NAMED = ("seed", "augment")
-"""Of `config.toml`: what the folders of a cell are named by."""
-_PATIENCE_S = 120
-"""Others that work in the same run hold it for seconds only."""
+_PATIENCE_S = 3600
+"""Others that work in the same run hold it while they draw and sum up: seconds, or many minutes on a busy machine."""
 
 Key = tuple[str, int]
 """A cell: an arm and a seed."""
@@ -155,14 +155,17 @@ def compare(
         annotated = [largest or ""]
     train, validation = visible_parts(dataset, named, annotated, progress)
     check_settings(asked, overrides, train, None, arms, progress)
+    parts = _scored_parts(dataset, named, other, on, annotated, progress)
     scoring = Scoring(
-        _scored_parts(dataset, named, other, on, annotated, progress),
+        parts,
         tta,
         largest,
         pictures=False,
         fingerprints={OTHER: contents_fingerprint(other)} if other is not None else {},
+        contents={part: contents_fingerprint(one)["contents_sha256"] for part, one in parts.items() if part != OTHER},
     )
     styled, seeing = _models(style, gate, judge, named, annotated, place, asked, progress)
+    tell_unknown_names(train.records, styled, progress)
     models = {"--style": styled, "--judge": seeing.judge if seeing is not None else None}
     check_masks_seen(named, annotated, models)
     for part in (VALIDATION, TEST):
@@ -344,7 +347,6 @@ def _models(
         return None, None
     weights = load_weights(find_weights(style, "style"), kind="style")
     check_style_names(recipe.style, weights)
-    tell_unknown_names(named.images.training_part().records, weights, progress)
     if not gate:
         return weights, None
     precision = resolve_precision(recipe.training.precision, device)
@@ -423,40 +425,90 @@ class _Comparison:
         """Of the images that lend their colours, for the cells of arms that take examples."""
         return examples_fingerprint(self.named.bare_training_part(), self.named.polarity)
 
-    def check(self, cells: Iterable[tuple[str, int, Path]]) -> None:
-        """Refuse finished cells that were trained otherwise than asked, or are not what the names of their folders say.
+    def check(self, cells: Iterable[Cell], scoring: Scoring) -> None:
+        """Refuse finished cells that were trained otherwise than asked, or scored on other files.
 
         Where no style model is given, cells with one must agree with each other.
 
         Args:
-            cells: (arm, seed, folder).
+            cells: What is finished.
+            scoring: On what they are to be compared.
 
         Raises:
             RunFolderError: With the first value that differs.
         """
-        shared = {name: self.config[name] for name in _SHARED if name in self.config}
-        restyled = None if self.style_weights is None else {**self.restyled_by, "recipe": shared["recipe"]}
+        asked_style = None if self.style_weights is None else {**self.restyled_by, "recipe": self.config["recipe"]}
+        first: dict[str, Any] | None = None
         for arm, seed, cell in cells:
-            config = settled(read_config(cell))
-            own: dict[str, Any] = {name: config[name] for name in (*_NAMED, *_SHARED) if name in config}
-            asked: dict[str, Any] = {**shared, "seed": seed, "augment": arm}
-            if takes_examples(arm):
-                asked["data"] = {**shared["data"], "examples": self.examples}
-            if "style" in parts_of(arm):
-                by = {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
-                own |= by
-                if restyled is None:
-                    restyled = {**by, "recipe": {**shared["recipe"], "style": config["recipe"]["style"]}}
-                asked |= restyled
-            found = differences(own, asked)
-            if found:
-                key, (before, after) = next(iter(found.items()))
-                said = f"{key} is {before!r} there and {after!r} here; give that value"
-                if key.endswith("_sha256"):
-                    said = f"{key.removesuffix('_sha256')} is of other files there; give those"
-                remedy = "remove the cell, or use another --out"
-                msg = f"{cell}: this finished cell cannot be compared with the others, {said}, {remedy}"
+            config = read_config(cell)
+            if (config.get("augment"), config.get("seed")) != (arm, seed):
+                trained = f"{config.get('augment')}, seed {config.get('seed')}"
+                msg = f"{cell}: this cell was trained as {trained}, as which its folder is not named; rename it, or remove it"
                 raise RunFolderError(msg)
+            _refuse(
+                cell, self._unlike(arm, config), "give all options as they were, remove the cell, or use another --out"
+            )
+            if "style" in parts_of(arm):
+                first = first or settled(config)
+                _refuse(
+                    cell,
+                    _unlike_style(config, asked_style or _style_of(first)),
+                    "give all options as they were, remove the cell, or use another --out"
+                    if asked_style
+                    else "the cells with style do not agree with each other; remove those that should not count",
+                )
+            _check_contents(cell, scoring)
+
+    def _unlike(self, arm: str, config: Mapping[str, Any]) -> str | None:
+        """In what a cell differs from what is asked for, but for how images are restyled."""
+        asked = {name: self.config[name] for name in _SHARED if name in self.config}
+        if takes_examples(arm):
+            asked["data"] = {**asked["data"], "examples": self.examples}
+        return _first_difference({name: config[name] for name in _SHARED if name in config}, asked)
+
+
+def _style_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell with style was restyled by, and how."""
+    by = {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
+    return {**by, "recipe": {"style": config["recipe"]["style"]}}
+
+
+def _unlike_style(config: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """In what a cell with style was restyled otherwise than asked."""
+    return _first_difference(_style_of(config), {**asked, "recipe": {"style": asked["recipe"]["style"]}})
+
+
+def _first_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """The first difference of a cell in words."""
+    found = differences(own, asked)
+    return next((told_difference(own, key, *values) for key, values in found.items()), None)
+
+
+def _refuse(cell: Path, unlike: str | None, remedy: str) -> None:
+    """Refuse a cell that is unlike the others in something.
+
+    Raises:
+        RunFolderError: It is.
+    """
+    if unlike is not None:
+        msg = f"{cell}: this finished cell cannot be compared with the others, {unlike}; {remedy}"
+        raise RunFolderError(msg)
+
+
+def _check_contents(cell: Path, scoring: Scoring) -> None:
+    """Refuse a cell that was scored on images or masks whose files have changed since.
+
+    Raises:
+        RunFolderError: With the part.
+    """
+    said = read_cell(cell).get("contents", {})
+    for part, now in scoring.contents.items():
+        if said.get(part, now) != now:
+            msg = (
+                f"{cell}: was scored on {part} images or masks whose files are others now, so that it cannot be compared with "
+                "cells that are scored on these; give the old files, remove the cell, or use another --out"
+            )
+            raise RunFolderError(msg)
 
 
 def _work(
@@ -526,31 +578,33 @@ def _drop_left_over(cell: Path, *, keep_weights: bool, progress: Progress) -> No
     try:
         with RunFolder.open(cell, read_config(cell), resume=True):
             drop_training_state(cell, keep_weights=keep_weights)
-    except FolderInUseError as error:
+    except RunFolderError as error:
         progress.say(f"nothing is dropped there: {error}")
 
 
 def _check_finished(folder: Path, comparison: _Comparison, scoring: Scoring, chosen: Sequence[Key]) -> None:
     """Refuse finished cells that were trained otherwise, or cannot be scored any more, before any work."""
-    comparison.check(finished_cells(folder))
+    comparison.check(finished_cells(folder), scoring)
     for key in chosen:
         check_scorable(cell_folder(folder, *key), scoring)
 
 
 def _do(cell: Path, key: Key, comparison: _Comparison, scoring: Scoring, progress: Progress) -> None:
     """Train a cell where that is not done yet, and score it on what it has not been scored on."""
-    if is_finished(cell):
-        score_cell(cell, scoring, device=comparison.device, progress=progress)
-    else:
+    if not is_finished(cell):
         run_cell(cell, comparison.run_of(key), scoring, progress=progress)
+    score_cell(
+        cell, scoring, device=comparison.device, progress=progress
+    )  # also one that another process finished since
 
 
 def _conclude(out: Path, comparison: _Comparison, scoring: Scoring, on: str) -> dict[str, Any]:
     """Sum up the finished cells, and write the pages."""
     folder = out / comparison.protocol
     with RunFolder.open(folder, comparison.config, resume=True, patience_s=_PATIENCE_S):
-        comparison.check(finished_cells(folder))  # another process may have finished some since, with other settings
-        result = sum_up(folder, comparison.config, scoring, on)
+        cells = list(finished_cells(folder))
+        comparison.check(cells, scoring)  # another process may have finished some since, with other settings
+        result = sum_up(folder, comparison.config, scoring, on, cells=cells)
         draw_gallery(folder, scoring.parts[on], result)
     with RunFolder.open(out, read_config(out), resume=True, patience_s=_PATIENCE_S):
         for path in (folder, out):

@@ -23,9 +23,8 @@ from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import CONFIG, RESULT, read_config, read_json, write_json, write_text
 from nucstyle.metrics.intervals import paired_difference
 from nucstyle.workflows.arms import NONE, parts_of
-from nucstyle.workflows.cells import OTHER, VALIDATION, Scoring, finished_cells, read_cell
+from nucstyle.workflows.cells import OTHER, VALIDATION, Cell, Scoring, finished_cells, read_cell
 from nucstyle.workflows.division import name_fields
-from nucstyle.workflows.provenance import contents_fingerprint
 
 IMAGES = "images.json"
 ALL, MINORITY = "all", "minority"
@@ -50,16 +49,13 @@ def describe_images(
         scoring: The images that are scored.
         progress: Shown to the person.
         every: All images of the data: one that is not scored may join two that are. What cannot be read of it is passed over.
-
-    Raises:
-        RunFolderError: Images or masks of a part that cells were scored on are others than then.
     """
     known = _read_images(folder) if (folder / IMAGES).is_file() else {}
     typical = known["median_nucleus_px"] if known else _typical_area(images, train, scoring.largest, progress)
     scored_on = known.get("scored_on", {})
     changed = [part for part, one in scoring.fingerprints.items() if scored_on.get(part) != one]
-    contents = {part: _contents(one) for part, one in scoring.parts.items() if part not in scoring.fingerprints}
-    changed += _changed(folder, known.get("contents", {}), contents)
+    contents = {**known.get("contents", {}), **scoring.contents}
+    changed += [part for part, one in known.get("contents", {}).items() if contents[part] != one]
     parts: dict[str, dict[str, Any]] = {
         part: one for part, one in known.get("parts", {}).items() if part not in changed
     }
@@ -79,42 +75,20 @@ def describe_images(
             f"warning: {cut} fields of view have images in several parts, so scores may be too good; nucstyle check names them"
         )
     table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts, "fields": fields}
-    table["contents"] = {**known.get("contents", {}), **contents}
+    if contents:
+        table["contents"] = contents
     if scored_on or scoring.fingerprints:
         table["scored_on"] = {**scored_on, **{part: dict(one) for part, one in scoring.fingerprints.items()}}
     write_json(folder / IMAGES, {"format": 1, "train": len(images.part("train", None)), **table})
 
 
-def _contents(dataset: Dataset) -> str:
-    """A hash over the files of a part."""
-    return str(contents_fingerprint(dataset)["contents_sha256"])
-
-
-def _changed(folder: Path, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The parts whose files are others than before.
-
-    Raises:
-        RunFolderError: A finished cell was scored on one of these: it would be compared with cells that are scored on others.
-    """
-    changed = [part for part in now if before.get(part, now[part]) != now[part]]
-    for _, _, cell in finished_cells(folder) if changed else ():
-        for part in changed:
-            if read_cell(cell).get("scores", {}).get(part):
-                msg = (
-                    f"{cell}: was scored on {part} images or masks whose files have been changed since, so that it cannot be "
-                    "compared with cells that are scored now; give the old files, or use another --out"
-                )
-                raise RunFolderError(msg)
-    return changed
-
-
 def _cut(dataset: Dataset, fields: Mapping[str, str]) -> int:
     """How many fields of view have images in several parts."""
-    parts: dict[str, set[str | None]] = {}
+    parts: dict[str, set[str]] = {}
     for record in dataset.records:
         if record.id in fields:
-            parts.setdefault(fields[record.id], set()).add(record.split)
-    return sum(len(found - {None}) > 1 for found in parts.values())
+            parts.setdefault(fields[record.id], set()).add(record.split or "train")  # not divided = trained on
+    return sum(len(found) > 1 for found in parts.values())
 
 
 def _field_names(
@@ -187,7 +161,9 @@ def groups_of(images: Mapping[str, Any], part: str) -> dict[str, list[str]]:
     return {name: ids for name, ids in groups.items() if ids}
 
 
-def sum_up(folder: Path, config: Mapping[str, Any], scoring: Scoring, on: str) -> dict[str, Any]:
+def sum_up(
+    folder: Path, config: Mapping[str, Any], scoring: Scoring, on: str, *, cells: Sequence[Cell] | None = None
+) -> dict[str, Any]:
     """Write `result.json` of a protocol over its finished cells, and `other/result.json` where another data set is scored.
 
     Args:
@@ -195,6 +171,7 @@ def sum_up(folder: Path, config: Mapping[str, Any], scoring: Scoring, on: str) -
         config: Of the protocol.
         scoring: The parts.
         on: The part that is summed up.
+        cells: Which; None = all that are finished.
 
     Returns:
         What `result.json` holds.
@@ -202,18 +179,21 @@ def sum_up(folder: Path, config: Mapping[str, Any], scoring: Scoring, on: str) -
     Raises:
         RunFolderError: A cell was scored on other images.
     """
+    finished = list(finished_cells(folder)) if cells is None else cells
     if OTHER in scoring.parts:
         (folder / OTHER).mkdir(exist_ok=True)
         write_text(folder / OTHER / CONFIG, to_toml({**config, "on": OTHER}))
-        write_json(folder / OTHER / RESULT, _summary(folder, config, scoring, OTHER))
-    result = _summary(folder, config, scoring, on)
+        write_json(folder / OTHER / RESULT, _summary(folder, config, scoring, OTHER, finished))
+    result = _summary(folder, config, scoring, on, finished)
     write_json(folder / RESULT, result)
     return result
 
 
-def _summary(folder: Path, config: Mapping[str, Any], scoring: Scoring, part: str) -> dict[str, Any]:
+def _summary(
+    folder: Path, config: Mapping[str, Any], scoring: Scoring, part: str, cells: Sequence[Cell]
+) -> dict[str, Any]:
     images = _read_images(folder)
-    scored, chosen_by = (_collect(folder, images, scoring, one) for one in (part, VALIDATION))
+    scored, chosen_by = (_collect(cells, images, scoring, one) for one in (part, VALIDATION))
     standings = standings_of(chosen_by)
     rival = best_without_gan(standings)
     groups = groups_of(images, part)
@@ -230,7 +210,7 @@ def _summary(folder: Path, config: Mapping[str, Any], scoring: Scoring, part: st
         "on": part,
         "split": {"train": images["train"], **{name: len(one) for name, one in images["parts"].items()}},
         "arms": {arm: {"seeds": {str(seed): modes for seed, modes in seeds.items()}} for arm, seeds in scored.items()},
-        "trained_with": _trained_with(folder, scored),
+        "trained_with": _trained_with(cells, scored),
         "validation_quality": {arm: one.quality for arm, one in standings.items()},
         "reference": rival,
         "shown": best_to_show({arm: one for arm, one in standings.items() if arm in scored}),
@@ -251,10 +231,10 @@ def _summary(folder: Path, config: Mapping[str, Any], scoring: Scoring, part: st
     }
 
 
-def _trained_with(folder: Path, scored: Mapping[str, Seeds]) -> dict[str, dict[str, str]]:
+def _trained_with(cells: Sequence[Cell], scored: Mapping[str, Seeds]) -> dict[str, dict[str, str]]:
     """Arm -> seed -> kind of device and number format: what is unlike in these differs by that as well."""
     found: dict[str, dict[str, str]] = {}
-    for arm, seed, cell in finished_cells(folder):
+    for arm, seed, cell in cells:
         if seed in scored.get(arm, {}):
             config = read_config(cell)
             found.setdefault(arm, {})[str(seed)] = f"{config.get('device', '')} {config.get('precision', '')}".strip()
@@ -262,12 +242,12 @@ def _trained_with(folder: Path, scored: Mapping[str, Seeds]) -> dict[str, dict[s
 
 
 def _collect(
-    folder: Path, images: Mapping[str, Any], scoring: Scoring, part: str
+    cells: Sequence[Cell], images: Mapping[str, Any], scoring: Scoring, part: str
 ) -> dict[str, dict[int, dict[str, Scores]]]:
     """Arm -> seed -> mode -> S of every finished cell that was scored on a part, `none` first."""
     wanted = set(images["parts"][part])
     found: dict[str, dict[int, dict[str, Scores]]] = {}
-    for arm, seed, cell in finished_cells(folder):
+    for arm, seed, cell in cells:
         modes = scoring.known(read_cell(cell), part)
         for scores in modes.values():
             if set(scores["images"]) != wanted:

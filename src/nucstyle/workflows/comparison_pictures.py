@@ -121,7 +121,8 @@ def draw_restyled_images(
         origin: What the pictures depend on, for `failures.json`.
     """
     path, made_by = folder / FAILURES, json.loads(json.dumps(origin))
-    if path.is_file() and read_json(path, remedy="remove this file, and it is made anew").get("origin") == made_by:
+    told = read_json(path, remedy="remove this file, and it is made anew") if path.is_file() else {}
+    if told.get("origin") == made_by and "styles" in told:
         return
     styles, failures = _draw_styles(folder, model, train), draw_failures(folder, model, gate, annotated)
     write_json(path, {"format": 1, "origin": made_by, "styles": styles, "pictures": failures})
