@@ -437,26 +437,24 @@ class _Comparison:
         Raises:
             RunFolderError: With the first value that differs.
         """
-        asked_style = None if self.style_weights is None else {**self.restyled_by, "recipe": self.config["recipe"]}
-        first: dict[str, Any] | None = None
+        remedy = "give all options as they were, remove the cell, or use another --out"
+        styled, styled_remedy = (
+            None,
+            "the cells with style do not agree with each other; remove those that should not count",
+        )
+        if self.style_weights is not None:
+            styled_remedy = remedy
+            styled = {**self.restyled_by, "recipe": {"style": self.config["recipe"]["style"]}}
         for arm, seed, cell in cells:
             config = read_config(cell)
             if (config.get("augment"), config.get("seed")) != (arm, seed):
                 trained = f"{config.get('augment')}, seed {config.get('seed')}"
                 msg = f"{cell}: this cell was trained as {trained}, as which its folder is not named; rename it, or remove it"
                 raise RunFolderError(msg)
-            _refuse(
-                cell, self._unlike(arm, config), "give all options as they were, remove the cell, or use another --out"
-            )
+            _refuse(cell, self._unlike(arm, config), remedy)
             if "style" in parts_of(arm):
-                first = first or settled(config)
-                _refuse(
-                    cell,
-                    _unlike_style(config, asked_style or _style_of(first)),
-                    "give all options as they were, remove the cell, or use another --out"
-                    if asked_style
-                    else "the cells with style do not agree with each other; remove those that should not count",
-                )
+                styled = styled or _style_of(settled(config))
+                _refuse(cell, _first_difference(_style_of(config), styled), styled_remedy)
             _check_contents(cell, scoring)
 
     def _unlike(self, arm: str, config: Mapping[str, Any]) -> str | None:
@@ -471,11 +469,6 @@ def _style_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a cell with style was restyled by, and how."""
     by = {"style_sha256": config.get("style_sha256", ""), "gate": config.get("gate", {})}
     return {**by, "recipe": {"style": config["recipe"]["style"]}}
-
-
-def _unlike_style(config: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """In what a cell with style was restyled otherwise than asked."""
-    return _first_difference(_style_of(config), {**asked, "recipe": {"style": asked["recipe"]["style"]}})
 
 
 def _first_difference(own: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
@@ -593,9 +586,8 @@ def _do(cell: Path, key: Key, comparison: _Comparison, scoring: Scoring, progres
     """Train a cell where that is not done yet, and score it on what it has not been scored on."""
     if not is_finished(cell):
         run_cell(cell, comparison.run_of(key), scoring, progress=progress)
-    score_cell(
-        cell, scoring, device=comparison.device, progress=progress
-    )  # also one that another process finished since
+    # Also what another process finished since, on what that one did not score.
+    score_cell(cell, scoring, device=comparison.device, progress=progress)
 
 
 def _conclude(out: Path, comparison: _Comparison, scoring: Scoring, on: str) -> dict[str, Any]:
