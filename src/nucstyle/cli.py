@@ -602,7 +602,8 @@ def compare(
     recipe: Recipe = "lite",
     set_: Set = None,
     style: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE|RUN", help="Style weights, for arms with style.")
+        str | None,
+        typer.Option(metavar="NAME|FILE|RUN", help="Style weights, for arms with style [default: dsb2018 in full]."),
     ] = None,
     gate: UseGate = True,
     judge: GateJudge = "dsb2018",

@@ -322,6 +322,18 @@ def test_a_folder_that_another_process_writes_is_refused_until_that_one_is_gone(
     start(path, config, resume=True)  # a lock whose owner was killed holds nobody up
 
 
+def test_overwriting_spares_a_run_within_that_another_process_works_at(old, refusal):
+    before = snapshot(old)
+    with RunFolder.open(old / "full" / "none" / "seed-0", {"verb": "cell"}) as cell:
+        cell.write_result({"step": 1})
+        message = refusal(FolderInUseError, start, old, overwrite=True)
+        assert message.startswith(f"{old}: another nucstyle process works at {cell.path}; stop it before --overwrite")
+        assert (cell.path / "result.json").is_file()
+        assert before.items() <= snapshot(old).items()
+    start(old, overwrite=True)
+    assert not (old / "full").exists()
+
+
 def test_a_folder_is_free_again_after_the_run_or_its_failure(tmp_path, refusal):
     path = tmp_path / "run"
 

@@ -349,6 +349,47 @@ def test_cells_that_another_process_trains_otherwise_meanwhile_are_not_summed_up
     assert list(read(tmp_path / "run/full/result.json")["arms"]["style"]["seeds"]) == ["1"]
 
 
+def test_a_cell_that_was_begun_otherwise_is_refused_before_any_training(
+    assert_refused, run_verb, manifest, tmp_path, monkeypatch
+):
+    verb = ("compare", manifest, "--out", "run", "--resume", *STYLED, "--no-gate", "--set")
+    assert run_verb(*verb, "style.p=0.25", "--cells", "style:0").exit_code == 0
+    (tmp_path / "run/full/style/seed-0/result.json").unlink()
+    monkeypatch.setattr(cells, "fit_segmenter", None)
+    assert_refused(run_verb(*verb, "style.p=0.75"), "style/seed-0", "recipe.style.p was 0.25 and is now 0.75")
+
+
+def test_a_cell_that_cannot_go_on_here_is_passed_over_and_named_at_the_end(copied, run_verb):
+    begun, other = (copied / "run" / "full" / arm / "seed-0" for arm in ("none", "colour"))
+    for cell in (begun, other):
+        (cell / "result.json").unlink()
+    here = read_config(begun)["precision"]
+    there = {"fp32": "bf16", "bf16": "fp32"}[here]
+    edit(begun, f'precision = "{here}"', f'precision = "{there}"')  # by a machine with other instructions
+    result = run_verb("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    assert result.exit_code == 2
+    assert "1 of 2 cells were passed over" in result.stderr
+    assert f"precision was '{there}' and is now '{here}'" in result.stderr
+    assert (other / "result.json").is_file()
+    arms = read(copied / "run" / "full" / "result.json")["arms"]
+    assert {arm: list(one["seeds"]) for arm, one in arms.items()} == {"none": ["1"], "colour": ["0", "1"]}
+
+
+def test_a_cell_that_does_not_say_how_it_was_trained_is_refused(assert_refused, copied, run_verb):
+    (copied / "run" / "full" / "none" / "seed-1" / "config.toml").unlink()
+    verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    assert_refused(run_verb(*verb), "none/seed-1: has a result.json, but no config.toml", "remove the cell")
+
+
+def test_without_a_name_the_shipped_style_model_restyles_in_the_protocol_full(run_verb, manifest, tmp_path):
+    verb = ("compare", manifest, "--out", "run", "--arms", "style", "--seeds", "1", *TINY, "--no-gate")
+    result = run_verb(*verb)
+    assert result.exit_code == 0, result.output
+    assert "style model: dsb2018, which comes with nucstyle" in result.stderr
+    shipped = load_weights(find_weights("dsb2018", "style"), kind="style").sha256
+    assert read_config(tmp_path / "run/full/style/seed-0")["style_sha256"] == shipped
+
+
 def test_cells_that_another_process_works_at_are_passed_over(manifest, tmp_path, monkeypatch):
     fit, trained, told = cells.fit_segmenter, [], Told()
 
@@ -394,10 +435,13 @@ def test_the_test_part_is_scored_later_by_the_kept_weights_and_the_choice_stays_
     assert_refused, copied, run_verb
 ):
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
+    before = (copied / "run" / "full" / "result.json").read_bytes()
     result = run_verb(*verb, "--on", "test")
     assert result.exit_code == 0, result.output
     summary = read(copied / "run" / "full" / "result.json")
-    assert summary["on"] == "test"
+    assert (summary["on"], summary["split"]) == ("test", {"train": 7, "validation": 2, "test": 2})
+    assert run_verb(*verb).exit_code == 0
+    assert (copied / "run" / "full" / "result.json").read_bytes() == before  # whatever else was scored there
     assert summary["arms"]["none"]["seeds"]["0"]["none"]["images"].keys() == {"f5", "f10"}
     cell = read(copied / "run" / "full" / "none" / "seed-0" / "result.json")["scores"]
     assert cell["validation"]["none"]["images"].keys() == {"f4", "f9"}
@@ -740,8 +784,11 @@ def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (("--arms", "none,style"), "belong together"),
-        (("--arms", "none", "--style", "dsb2018"), "belong together"),
+        (
+            ("--arms", "none,style", "--protocol", "transfer"),
+            "needs --style NAME|FILE|RUN, a model that has seen no mask",
+        ),
+        (("--arms", "none", "--style", "dsb2018"), "--style dsb2018: no arm of --arms none is with style"),
         (("--arms", "none,none"), "every arm once"),
         (("--arms", "none,neon"), "'neon' is unknown"),
         (("--arms", "none", "--protocol", "half"), "full, transfer"),

@@ -55,7 +55,7 @@ def modalities_of(folder):
 def test_everything_that_people_look_at_is_there(found):
     names = {str(path.relative_to(found)) for path in found.rglob("*") if path.is_file()}
     assert {"manifest.csv", "modality.json", "embedding.csv", "result.json", "report.html"} <= names
-    assert {"figures/modalities.png", "figures/modalities.svg", "samples/_tiles.jpg"} <= names
+    assert {"figures/modalities.png", "figures/modalities.svg", "figures/modalities.csv", "samples/_tiles.jpg"} <= names
     page = (found / "report.html").read_text()
     assert page.count("<circle") == 8
     for row in rows_of(found / "embedding.csv"):
@@ -96,6 +96,7 @@ def test_the_number_of_modalities_can_be_left_to_the_program(run_verb, write_pai
     assert told["k"] == 2
     assert [one["k"] for one in told["candidates"]] == list(range(2, 11))
     assert (tmp_path / "found" / "figures" / "candidates.svg").is_file()
+    assert (tmp_path / "found" / "figures" / "candidates.csv").read_text().startswith("k,silhouette,")
     assert "How many" in (tmp_path / "found" / "report.html").read_text()
 
 

@@ -84,7 +84,7 @@ class RunFolder:
             patience_s: How long to wait for another process that has the folder open.
 
         Raises:
-            FolderInUseError: Another process has it open.
+            FolderInUseError: Another process has it open, or, to be deleted, a run within it.
             RunFolderError: The folder holds something else, cannot be written, or is one of the inputs.
         """
         check_target(path, resume=resume, overwrite=overwrite, inputs=inputs)
@@ -119,10 +119,29 @@ class RunFolder:
         self._lock.release()
 
     def _clear(self) -> None:
+        self._refuse_what_is_in_use()
         # config.toml goes last: a deletion that is cut off leaves a folder that --overwrite still recognises.
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == CONFIG):
             if entry.name != _LOCK:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def _refuse_what_is_in_use(self) -> None:
+        """Refuse to delete runs within this one, such as cells of a comparison, while another process works at them.
+
+        Raises:
+            FolderInUseError: With the first of them.
+        """
+        for lock in sorted(self.path.rglob(_LOCK)):
+            if lock.parent != self.path:
+                try:
+                    with FileLock(lock, timeout=0):
+                        pass
+                except Timeout:
+                    msg = (
+                        f"{self.path}: another nucstyle process works at {lock.parent}; stop it before --overwrite deletes "
+                        "that, or choose another folder"
+                    )
+                    raise FolderInUseError(msg) from None
 
     def write_environment(self, *, device: str, precision: str) -> None:
         """Record what the run was made with: versions, machine, time. Nothing in it changes the result's bytes."""

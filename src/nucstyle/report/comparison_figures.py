@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from nucstyle.report.figures import STYLE, colours_of, save_figure
+from nucstyle.report.figures import STYLE, colours_of, save_figure, write_table
 from nucstyle.report.tables import accepted_share
 
 _LIGHT = 0.6
@@ -162,7 +161,7 @@ def listed(pictures: Sequence[Mapping[str, Any]], name: str, folder: Path, *, wi
     columns = [one for one in dict.fromkeys(key for told in pictures for key in told) if one not in without]
     if columns:
         folder.mkdir(exist_ok=True)
-        _write_table(folder / f"{name}.csv", [columns, *([told.get(one, "") for one in columns] for told in pictures)])
+        write_table(folder / f"{name}.csv", [columns, *([told.get(one, "") for one in columns] for told in pictures)])
     else:
         (folder / f"{name}.csv").unlink(missing_ok=True)
 
@@ -186,10 +185,5 @@ def _places(drawn: Collection[str], arms: Sequence[str]) -> list[tuple[str, floa
 def _write(figure: Figure, folder: Path, name: str, table: Sequence[Sequence[object]]) -> Path:
     """The three files; returns the PNG."""
     files = save_figure(figure, folder, name)
-    _write_table(folder / f"{name}.csv", table)
+    write_table(folder / f"{name}.csv", table)
     return files[0]
-
-
-def _write_table(path: Path, table: Sequence[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(table)

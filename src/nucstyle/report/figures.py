@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,10 +46,10 @@ def modalities(
     Args:
         points: (x, y, modality) of each image.
         examples: Modality -> pictures, largest modality first.
-        folder: Where `modalities.png` and `modalities.svg` go.
+        folder: Where `modalities.png`, `modalities.svg` and `modalities.csv` go.
 
     Returns:
-        The two files.
+        The pictures.
     """
     colours = colours_of(list(examples))
     shown = dict(list(examples.items())[:_MOST_ROWS])
@@ -73,7 +74,9 @@ def modalities(
                 with Image.open(picture) as file:
                     cell.imshow(np.asarray(file.convert("RGB")))
             row[0].set_title(name, loc="left", fontsize=8, color=colours[name], pad=2)
-        return save_figure(figure, folder, "modalities")
+        files = save_figure(figure, folder, "modalities")
+    write_table(folder / "modalities.csv", [["x", "y", "modality"], *points])
+    return files
 
 
 def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) -> tuple[Path, ...]:
@@ -82,7 +85,7 @@ def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) ->
     Args:
         tried: `k`, `silhouette`, `standard_error`, `stability` of each.
         chosen: The number taken.
-        folder: Where `candidates.png` and `candidates.svg` go.
+        folder: Where `candidates.png`, `candidates.svg` and `candidates.csv` go.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.0), layout="constrained")
@@ -105,7 +108,10 @@ def candidates(tried: Sequence[Mapping[str, Any]], chosen: int, folder: Path) ->
         axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.05)
         axes.set_xticks(k)
         axes.legend(frameon=False, fontsize=8, loc="lower left")
-        return save_figure(figure, folder, "candidates")
+        files = save_figure(figure, folder, "candidates")
+    columns = ("k", "silhouette", "standard_error", "stability")
+    write_table(folder / "candidates.csv", [columns, *([one[name] for name in columns] for one in tried)])
+    return files
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, ...]:
@@ -115,6 +121,12 @@ def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, ...]:
     figure.savefig(files[0], dpi=200, metadata={"Software": None})
     files[1].write_text(_svg(figure), encoding="utf-8")
     return files
+
+
+def write_table(path: Path, table: Sequence[Sequence[object]]) -> None:
+    """What a figure shows, as CSV: the header and its rows."""
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(table)
 
 
 def curves(series: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> str:

@@ -19,7 +19,15 @@ from nucstyle.data.decoders import DEFAULT, ReadOptions
 from nucstyle.data.ledger import seen_in_making
 from nucstyle.data.manifest import check_file_names
 from nucstyle.data.pixel_cache import CacheUse
-from nucstyle.data.run_folder import RunFolder, check_target, differences, read_config, settled, told_difference
+from nucstyle.data.run_folder import (
+    CONFIG,
+    RunFolder,
+    check_target,
+    differences,
+    read_config,
+    settled,
+    told_difference,
+)
 from nucstyle.data.weights import Weights, load_weights
 from nucstyle.report.page import write_report
 from nucstyle.segmentation.tta import TestTimeAugmentation
@@ -66,6 +74,8 @@ ARMS = ("none", "recolour", "style", "style+colour")
 PROTOCOLS = ("full", "transfer")
 _SHARED = ("data", "recipe", "trunk_sha256", "trunk_parts")
 """Of `config.toml`: what all cells of a protocol have alike."""
+_SHIPPED = "dsb2018"
+"""Style weights where none are named."""
 _PATIENCE_S = 3600
 """Others that work in the same run hold it while they draw and sum up: seconds, or many minutes on a busy machine."""
 
@@ -112,7 +122,7 @@ def compare(
         annotated: Modalities whose masks may be used in `transfer`; None = the one with the most training images.
         recipe: Of the segmenter: name or file.
         overrides: `key=value` on top of it.
-        style: Style weights for arms with `style`: a name, a file or a run.
+        style: Style weights for arms with `style`: a name, a file or a run; None = the shipped ones, in the protocol `full`.
         gate: Whether restyled crops that lost their nuclei are drawn again.
         judge: Weights of the network that looks for new nuclei then; None = none does.
         trunk: A file with the weights of a ResNet-101, or of a detector on one, for recipes with one.
@@ -141,6 +151,9 @@ def compare(
     place, folder = choose_device(device), out / protocol
     chosen = choose_cells(arms, seeds, cells)
     _check_options(arms, protocol, annotated, on, tta, style)
+    if style is None and _with_style(arms):
+        style = _SHIPPED
+        progress.say(f"style model: {style}, which comes with nucstyle, for --style names none")
     asked = segmenter_recipe(recipe, overrides)
     asked, source = settle_trunk(asked, trunk, start=None, run=folder if resume else None, progress=progress)
     dataset = open_dataset(data, format=format, reading=reading, cache=cache)
@@ -246,10 +259,20 @@ def _check_options(
         raise OptionError(msg)
     for one in ttas:
         TestTimeAugmentation(one)
-    with_style = [arm for arm in arms if "style" in parts_of(arm)]
-    if bool(with_style) != (style is not None):
-        msg = "an arm with style (among --arms) and --style NAME|FILE|RUN belong together; give both or neither"
+    if style is not None and not _with_style(arms):
+        msg = f"--style {style}: no arm of --arms {','.join(arms)} is with style; name one there, or leave --style out"
         raise OptionError(msg)
+    if style is None and _with_style(arms) and protocol != "full":
+        msg = (
+            f"--protocol {protocol}: an arm with style needs --style NAME|FILE|RUN, a model that has seen no mask but those of "
+            "--annotated; nucstyle train-style with the same --annotated makes one"
+        )
+        raise OptionError(msg)
+
+
+def _with_style(arms: Sequence[str]) -> bool:
+    """Whether any arm restyles by a model."""
+    return any("style" in parts_of(arm) for arm in arms)
 
 
 def _other_images(test: Path | str | None, dataset: Dataset, reading: ReadOptions, cache: CacheUse) -> Dataset | None:
@@ -426,12 +449,12 @@ class _Comparison:
         return examples_fingerprint(self.named.bare_training_part(), self.named.polarity)
 
     def check(self, cells: Iterable[Cell], scoring: Scoring) -> None:
-        """Refuse finished cells that were trained otherwise than asked, or scored on other files.
+        """Refuse cells that are trained otherwise than asked, or scored on other files.
 
         Where no style model is given, cells with one must agree with each other.
 
         Args:
-            cells: What is finished.
+            cells: What is finished, or begun.
             scoring: On what they are to be compared.
 
         Raises:
@@ -455,7 +478,8 @@ class _Comparison:
             if "style" in parts_of(arm):
                 styled = styled or _style_of(settled(config))
                 _refuse(cell, _first_difference(_style_of(config), styled), styled_remedy)
-            _check_contents(cell, scoring)
+            if is_finished(cell):
+                _check_contents(cell, scoring)
 
     def _unlike(self, arm: str, config: Mapping[str, Any]) -> str | None:
         """In what a cell differs from what is asked for, but for how images are restyled."""
@@ -484,7 +508,7 @@ def _refuse(cell: Path, unlike: str | None, remedy: str) -> None:
         RunFolderError: It is.
     """
     if unlike is not None:
-        msg = f"{cell}: this finished cell cannot be compared with the others, {unlike}; {remedy}"
+        msg = f"{cell}: this cell cannot be compared with the others, {unlike}; {remedy}"
         raise RunFolderError(msg)
 
 
@@ -516,37 +540,61 @@ def _work(
 ) -> dict[str, Any]:
     """Train and score what is not done yet, and sum up after every cell."""
     folder = out / comparison.protocol
-    _check_finished(folder, comparison, scoring, chosen)
+    _check_made(folder, comparison, scoring, chosen)
     _describe(folder, comparison, scoring, progress)
-    failures, held, todo = [], [], []
-    for key in chosen:
-        if is_complete(cell_folder(folder, *key), scoring):
-            _drop_left_over(cell_folder(folder, *key), keep_weights=keep_weights, progress=progress)
-        else:
-            todo.append(key)
+    todo = _left_to_do(folder, scoring, chosen, keep_weights=keep_weights, progress=progress)
+    failed, unlike, held = [], [], []
     for number, key in enumerate(todo, start=1):
         cell = cell_folder(folder, *key)
         progress.say(f"cell {number} of {len(todo)}: {key[0]}, seed {key[1]}")
         try:
             _do(cell, key, comparison, scoring, progress)
         except TrainingError as error:
-            failures.append(f"{key[0]}, seed {key[1]}: {error}")
-            continue
+            failed.append(f"{key[0]}, seed {key[1]}: {error}")
         except FolderInUseError:
             progress.say("another process works at this cell, so it is passed over")
             held.append(f"{key[0]}:{key[1]}")
-            continue
-        _drop_left_over(cell, keep_weights=keep_weights, progress=progress)
-        _conclude(out, comparison, scoring, on)
+        except RunFolderError as error:  # such as one that was begun in another number format
+            progress.say(f"passed over: {error}")
+            unlike.append(str(error))
+        else:
+            _drop_left_over(cell, keep_weights=keep_weights, progress=progress)
+            _conclude(out, comparison, scoring, on)
     result = _conclude(out, comparison, scoring, on)
     if held:
         progress.say(
             f"other processes worked at {', '.join(held)}; what is summed up here is without those that were not finished yet"
         )
-    if failures:
-        msg = f"{len(failures)} of {len(todo)} cells could not be trained: " + "; ".join(failures)
-        raise TrainingError(msg)
+    _raise_for(failed, unlike, len(todo))
     return result
+
+
+def _left_to_do(
+    folder: Path, scoring: Scoring, chosen: Sequence[Key], *, keep_weights: bool, progress: Progress
+) -> list[Key]:
+    """The cells that are not complete; of the others, what is not kept is dropped."""
+    todo = []
+    for key in chosen:
+        if is_complete(cell_folder(folder, *key), scoring):
+            _drop_left_over(cell_folder(folder, *key), keep_weights=keep_weights, progress=progress)
+        else:
+            todo.append(key)
+    return todo
+
+
+def _raise_for(failed: Sequence[str], unlike: Sequence[str], todo: int) -> None:
+    """Say at the end which cells are missing.
+
+    Raises:
+        TrainingError: The losses of some did not stay finite.
+        RunFolderError: Some could not go on.
+    """
+    passed_over = f"{len(unlike)} of {todo} cells were passed over: {'; '.join(unlike)}"
+    if failed:
+        msg = f"{len(failed)} of {todo} cells could not be trained: {'; '.join(failed)}"
+        raise TrainingError(f"{msg}. {passed_over}" if unlike else msg)
+    if unlike:
+        raise RunFolderError(passed_over)
 
 
 def _describe(folder: Path, comparison: _Comparison, scoring: Scoring, progress: Progress) -> None:
@@ -575,9 +623,11 @@ def _drop_left_over(cell: Path, *, keep_weights: bool, progress: Progress) -> No
         progress.say(f"nothing is dropped there: {error}")
 
 
-def _check_finished(folder: Path, comparison: _Comparison, scoring: Scoring, chosen: Sequence[Key]) -> None:
-    """Refuse finished cells that were trained otherwise, or cannot be scored any more, before any work."""
-    comparison.check(finished_cells(folder), scoring)
+def _check_made(folder: Path, comparison: _Comparison, scoring: Scoring, chosen: Sequence[Key]) -> None:
+    """Refuse cells that were finished or begun otherwise, or cannot be scored any more, before any work."""
+    asked = [(*key, cell_folder(folder, *key)) for key in chosen]
+    begun = [one for one in asked if (one[2] / CONFIG).is_file() and not is_finished(one[2])]
+    comparison.check([*finished_cells(folder), *begun], scoring)
     for key in chosen:
         check_scorable(cell_folder(folder, *key), scoring)
 

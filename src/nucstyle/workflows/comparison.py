@@ -208,7 +208,11 @@ def _summary(
         "protocol": config["protocol"],
         "annotated": config["annotated"],
         "on": part,
-        "split": {"train": images["train"], **{name: len(one) for name, one in images["parts"].items()}},
+        # Of the parts that count here, not of what else has been scored in this folder, so that equal cells give equal bytes.
+        "split": {
+            "train": images["train"],
+            **{name: len(images["parts"][name]) for name in sorted({VALIDATION, part})},
+        },
         "arms": {arm: {"seeds": {str(seed): modes for seed, modes in seeds.items()}} for arm, seeds in scored.items()},
         "trained_with": _trained_with(cells, scored),
         "validation_quality": {arm: one.quality for arm, one in standings.items()},
