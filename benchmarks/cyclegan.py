@@ -5,7 +5,7 @@
 After arXiv 1703.10593 at a small scale: two generators of residual blocks with instance norm, two critics of patches, least
 squares, cycle and identity; no masks, no content code, no style. Unlike there, gradients are clipped and those that are not
 finite left out: without, weights were NaN before step 200. Both directions are measured as `evaluate-style` does it, with the
-shipped judge, beside the shipped style model. `--steps` says how long; beside other work a step took 3 s of one core.
+shipped judge, beside the shipped style model. `--steps` says how long; beside other work a step took 2.2 s of one core.
 A grid of both directions is written to OUT. What is trained in OUT is not trained again.
 """
 
