@@ -94,6 +94,14 @@ def test_a_number_is_bold_only_where_its_interval_does_not_hold_zero(protocol):
         assert f"<strong>{one['mean']:+.3f}</strong></td><td>{one['low']:+.3f} to {one['high']:+.3f}" in page
 
 
+def test_the_page_says_where_fields_of_view_are_in_several_parts(protocol):
+    assert "nucstyle check names them" not in write_report(protocol).read_text()
+    path = protocol / "images.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cut_fields": 3}))
+    page = write_report(protocol).read_text()
+    assert "3 fields of view of these data have images in more than one of train, validation and test" in page
+
+
 def test_the_page_begins_with_the_answer_and_claims_nothing_that_an_interval_does_not_bear_out(protocol):
     path, result = protocol / "result.json", result_of(protocol)
     differences = result["differences"]["style"]
@@ -110,13 +118,15 @@ def test_the_page_begins_with_the_answer_and_claims_nothing_that_an_interval_doe
         in said
     )
     assert (
-        "whether style or recolour is better cannot be told: +0.250 on all (10 images of 10 fields, one seed, 95 % interval of "
-        "fields alone -0.125 to +0.500)" in said
+        "whether style or recolour is better cannot be told from one seed: +0.250 on all (10 images of 10 fields, one seed, "
+        "95 % interval of fields alone -0.125 to +0.500)" in said
     )
     differences["recolour"]["none"]["all"].update({"low": 0.125})
     path.write_text(json.dumps(result))
     page = write_report(protocol).read_text()
-    assert "whether style or recolour is better cannot be told: +0.250 on all" in page  # one training of each
+    assert (
+        "whether style or recolour is better cannot be told from one seed: +0.250 on all" in page
+    )  # one training of each
     assert "<td>1</td><td>+0.250</td><td>+0.125 to +0.500</td>" in page
     assert "<td>2</td><td><strong>+0.250</strong></td><td>+0.125 to +0.500</td>" in page
     differences["none"]["none"]["all"].update({"mean": -0.25, "low": -0.5, "high": -0.125})

@@ -680,6 +680,7 @@ def test_scored_tiles_that_continue_each_other_are_of_one_field(tmp_path, field,
     assert told.lines == [
         "warning: 2 fields of view have images in several parts, so scores may be too good; nucstyle check names them"
     ]  # the tile between two, and the one that cannot be read
+    assert read(tmp_path / "images.json")["cut_fields"] == 2
     monkeypatch.setattr(comparison, "name_fields", lambda *_, **__: pytest.fail("fields are found once"))
     assert named() == {**slide, "1-0": "1-0", "1-2": "1-0", "3-0": "mine"}
 
@@ -774,7 +775,7 @@ def test_a_style_model_that_has_seen_hidden_masks_is_refused_in_transfer_alone(
 ):
     style = give_style(tmp_path, masks_seen=["f6"])
     verb = ("compare", manifest, "--out", "run", *STYLED, "--style", style, "--no-gate")
-    assert_refused(run_verb(*verb, "--protocol", "transfer"), "--style", "--annotated hides", "f6")
+    assert_refused(run_verb(*verb, "--protocol", "transfer"), "--style", "--annotated dapi hides", "f6")
     result = run_verb(*verb, "--cells", "style:0")
     assert result.exit_code == 0, result.output
     assert "does not know some modalities of training images by name, dapi (4), he (3)" in result.output

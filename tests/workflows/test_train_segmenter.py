@@ -234,7 +234,7 @@ def test_masks_that_are_hidden_are_not_even_opened_but_weights_that_have_seen_th
     assert result.exit_code == 0, result.output
     leaking = run_verb(*only, "--out", "leaking", "--init", "all")
     assert leaking.exit_code == 2
-    assert "--init: these weights were trained with masks of 2 images that --annotated hides" in leaking.output
+    assert "--init: these weights were trained with masks of 2 images that --annotated dapi hides" in leaking.output
     assert run_verb(*only, "--out", "more", "--init", "some").exit_code == 0
 
 

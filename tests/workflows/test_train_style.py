@@ -139,7 +139,7 @@ def test_weights_that_have_seen_what_they_must_not_are_refused_to_go_on_from(run
     verb = ("train-style", split_manifest, "--out", "second", "--init", "first")
     result = run_verb(*verb, "--annotated", "dapi", *TINY)
     assert result.exit_code == 2
-    assert "masks of 3 images that --annotated hides, field-3 among them" in " ".join(result.output.split())
+    assert "masks of 3 images that --annotated dapi hides, field-3 among them" in " ".join(result.output.split())
     split_manifest.write_text(text)
     result = run_verb(*verb, *MEASURED)
     assert result.exit_code == 2

@@ -17,7 +17,7 @@ from nucstyle.report.tables import measure_table
 Result = Mapping[str, Any]
 """A `result.json` of `compare`."""
 NONE, ALL, MINORITY = "none", "all", "minority"
-GALLERY, FAILURES, STYLE_GRID = "gallery.json", "failures.json", "style-grid.png"
+IMAGES, GALLERY, FAILURES, STYLE_GRID = "images.json", "gallery.json", "failures.json", "style-grid.png"
 """What images gained and lost; what of their content restyled ones lost; the grid of styles in `samples/`."""
 PROTOCOLS = ("full", "transfer")
 HIDDEN, OTHER, VALIDATION = "hidden", "other", "validation"
@@ -84,7 +84,7 @@ def _protocol(run: Path) -> Section:
     return Section(f"Protocol {result['protocol']}", _said(result, config), parts=tuple(parts))
 
 
-_MEANS = "Means over the seeds, TTA {tta}."
+_MEANS = "Means over the seeds, TTA {tta}. A column is an arm, its seed (mean: over all) and the TTA."
 
 
 def _in_short(result: Result) -> tuple[str, ...]:
@@ -110,9 +110,12 @@ def _is_minority(result: Result) -> bool:
 
 def _chosen(result: Result) -> str:
     """By what the arms of the answer were chosen."""
-    said = "The arms are those of their kind with most finished seeds, of these the best on validation images"
+    said = (
+        "Of the arms with a style model, and of those without, the one with most finished seeds is told of; of several the best "
+        "on validation images"
+    )
     if result["on"] == VALIDATION:
-        said += ", the same that are told of here, so what is chosen looks a little too good"
+        said += "; these are the images that are told of here, so that what is chosen looks a little too good"
     if result["annotated"]:
         said += "; their hidden masks take part in this choice, and in no training"
     return said + "."
@@ -128,7 +131,8 @@ def _answer(arm: str, reference: str, group: str, one: Mapping[str, Any], *, ima
     if interval is None:
         return f"{arm} - {reference} is {told}"
     if not _is_sure(one):
-        return f"whether {arm} or {reference} is better cannot be told: {told}"
+        by = " from one seed" if one["seeds"] == 1 else ""
+        return f"whether {arm} or {reference} is better cannot be told{by}: {told}"
     return f"{arm} is {'better' if one['mean'] > 0 else 'worse'} than {reference}: {told}"
 
 
@@ -286,7 +290,18 @@ def _scores(run: Path, result: Result) -> Section:
             "(column field_of_view of the manifest, or borders that continue each other) and count as one each. Tiles that "
             "overlap, were turned or meet in empty background are not found so; name their fields, else intervals are too narrow."
         )
+    if cut := _cut_fields(run):
+        said += (
+            f" {cut} fields of view of these data have images in more than one of train, validation and test, so that scores may "
+            "be too good; nucstyle check names them."
+        )
     return Section("Scores by modality", (said,), table=arm_table(result), pictures=_shown(drawn), wide=True)
+
+
+def _cut_fields(run: Path) -> int:
+    """How many fields of view have images in several parts, as was found when they were described; 0 where that is not known."""
+    path = run / IMAGES
+    return read_json(path).get("cut_fields", 0) if path.is_file() else 0
 
 
 def _shown(drawn: Picture | None) -> tuple[Picture, ...]:

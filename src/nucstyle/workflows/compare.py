@@ -265,7 +265,8 @@ def _check_options(
     if style is None and _with_style(arms) and protocol != "full":
         msg = (
             f"--protocol {protocol}: an arm with style needs --style NAME|FILE|RUN, a model that has seen no mask but those of "
-            "--annotated; nucstyle train-style with the same --annotated makes one"
+            "--annotated (without it, of the modality with most training images); nucstyle train-style --annotated MODALITY "
+            "makes one"
         )
         raise OptionError(msg)
 
@@ -325,7 +326,7 @@ def _scored_parts(
             remedy = "fill the column split of the manifest"
             if part == HIDDEN:
                 remedy = "every training image with masks is of an annotated modality; use --on validation, or annotate fewer"
-            msg = f"no annotated image of the part {part}, so nothing can be scored; {remedy}"
+            msg = f"--on {on}: no annotated image of the part {part}, so nothing can be scored; {remedy}"
             raise DatasetError(msg)
         taken = [record for record in images.records if record.modality in (ALL, MINORITY)]
         if taken:

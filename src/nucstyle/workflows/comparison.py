@@ -22,11 +22,11 @@ from nucstyle.core.sample import Sample
 from nucstyle.data.dataset import Dataset
 from nucstyle.data.run_folder import CONFIG, RESULT, read_config, read_json, write_json, write_text
 from nucstyle.metrics.intervals import paired_difference
+from nucstyle.report.comparison import IMAGES
 from nucstyle.workflows.arms import NONE, parts_of
 from nucstyle.workflows.cells import OTHER, VALIDATION, Cell, Scoring, finished_cells, read_cell
 from nucstyle.workflows.division import name_fields
 
-IMAGES = "images.json"
 ALL, MINORITY = "all", "minority"
 
 Scores = Mapping[str, Any]
@@ -74,7 +74,13 @@ def describe_images(
         progress.say(
             f"warning: {cut} fields of view have images in several parts, so scores may be too good; nucstyle check names them"
         )
-    table = {"largest": scoring.largest, "median_nucleus_px": typical, "parts": parts, "fields": fields}
+    table = {
+        "largest": scoring.largest,
+        "median_nucleus_px": typical,
+        "parts": parts,
+        "fields": fields,
+        "cut_fields": cut,
+    }
     if contents:
         table["contents"] = contents
     if scored_on or scoring.fingerprints:

@@ -60,7 +60,11 @@ class ConsoleProgress:
         """`done` units of the stage are finished."""
         now = time.monotonic()
         if self._first is None:
-            self._first, self._started = done, now
+            self._first = 0
+            if (
+                done < self._total
+            ):  # a stage may begin somewhere in the middle; what came before the first unit is not counted
+                self._first, self._started = done, now
         rate = (done - self._first) / (now - self._started) if now > self._started else 0.0
         if self._bars is not None and self._bar is not None:
             speed = f"{rate:.1f} {self._unit}/s"

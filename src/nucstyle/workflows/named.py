@@ -169,8 +169,9 @@ def check_masks_seen(
         seen = hidden_masks_seen(named, annotated, one)
         if seen:
             msg = (
-                f"{option}: these weights were trained with masks of {len(seen)} images that --annotated hides, {seen[0]} "
-                "among them; give weights that were trained with the same --annotated"
+                f"{option}: these weights were trained with masks of {len(seen)} images that --annotated "
+                f"{','.join(annotated or ())} hides, {seen[0]} among them; give weights that were trained with the same "
+                "--annotated"
             )
             raise OptionError(msg)
 
