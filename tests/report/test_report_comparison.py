@@ -277,11 +277,11 @@ def test_table_1_of_other_data_says_when_its_columns_are_of_the_same_images(prot
 
 
 def test_the_page_says_whether_the_budget_was_enough(protocol):
-    assert "rose by 0.050 (mean over seeds): not converged" in write_report(protocol).read_text()
+    assert "rose by 0.0500 (mean over seeds): not converged" in write_report(protocol).read_text()
     for seed in (0, 1):
         path = protocol / "none" / f"seed-{seed}" / "measures.jsonl"
         path.write_text(path.read_text().replace("0.3}", "0.205}"))
-    assert re.search(r"rose by 0.00\d \(mean over seeds\): under 0.01", write_report(protocol).read_text())
+    assert re.search(r"rose by 0.00\d\d \(mean over seeds\): under 0.01", write_report(protocol).read_text())
     for seed in (0, 1):
         path = protocol / "none" / f"seed-{seed}" / "measures.jsonl"
         path.write_text('{"step": 10, "quality": 0.006}\n{"step": 30, "quality": 0.007}\n')

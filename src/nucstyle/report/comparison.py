@@ -468,7 +468,7 @@ def _converged(cells: Sequence[Path], steps: int) -> str:
         if gain < _CONVERGED
         else "not converged; give all arms more steps (--set steps=N)"
     )
-    return f"In the last third of its steps the best quality of none rose by {gain:.3f} (mean over seeds): {verdict}."
+    return f"In the last third of its steps the best quality of none rose by {gain:.4f} (mean over seeds): {verdict}."
 
 
 def _gates(run: Path, result: Result) -> list[Section]:
