@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
-from nucstyle.core.errors import FolderInUseError, RunFolderError
+from nucstyle.core.errors import ConfigMismatchError, FolderInUseError, RunFolderError
 from nucstyle.data import run_folder
 from nucstyle.data.run_folder import (
     CONFIG,
@@ -193,7 +194,7 @@ def test_going_on_in_the_same_config_keeps_everything(old):
 )
 def test_going_on_in_another_config_is_refused_with_the_key_and_both_values(old, refusal, change, key, was, now):
     before = snapshot(old)
-    message = refusal(RunFolderError, start, old, {**CONFIG_TABLE, **change}, resume=True)
+    message = refusal(ConfigMismatchError, start, old, {**CONFIG_TABLE, **change}, resume=True)
     longer = "; to train longer, go on from this one in a new run with --init" if key.endswith("steps") else ""
     assert message == (
         f"{old}: cannot resume, {key} was {was} and is now {now}. Give all options as they were, or start a new run{longer}"
@@ -221,7 +222,7 @@ def test_a_run_from_before_a_setting_goes_on_with_what_it_did(tmp_path, refusal,
 
     start(tmp_path / "run", config({}))
     start(tmp_path / "run", config({name: was}), resume=True)
-    message = refusal(RunFolderError, start, tmp_path / "run", config({name: now}), resume=True)
+    message = refusal(ConfigMismatchError, start, tmp_path / "run", config({name: now}), resume=True)
     assert f"recipe.{setting} {told} (newer than this run: --set {setting}={was} goes on with it). Give" in message
 
 
@@ -233,7 +234,7 @@ def test_what_nothing_is_restyled_by_does_not_count(tmp_path, refusal):
     start(tmp_path / "plain", config(0.6), resume=True)
     start(tmp_path / "styled", config(1.0, style_sha256="0" * 64))
     styled = config(0.6, style_sha256="0" * 64)
-    assert "recipe.style.lift" in refusal(RunFolderError, start, tmp_path / "styled", styled, resume=True)
+    assert "recipe.style.lift" in refusal(ConfigMismatchError, start, tmp_path / "styled", styled, resume=True)
 
 
 def test_a_larger_data_set_from_before_lifts_goes_on_without(tmp_path, refusal):
@@ -241,7 +242,7 @@ def test_a_larger_data_set_from_before_lifts_goes_on_without(tmp_path, refusal):
         return {"verb": "augment", "copies": 3, **newer}
 
     start(tmp_path / "old", config())
-    message = refusal(RunFolderError, start, tmp_path / "old", config(lift=0.6), resume=True)
+    message = refusal(ConfigMismatchError, start, tmp_path / "old", config(lift=0.6), resume=True)
     assert "lift was 1.0 and is now 0.6 (newer than this run: --lift 1.0 goes on with it). Give" in message
     start(tmp_path / "old", config(lift=1.0), resume=True)
     assert "lift" not in settled({"verb": "predict"})
@@ -254,7 +255,7 @@ def test_a_run_from_before_recipes_said_how_to_predict_goes_on_whatever_they_say
     start(tmp_path / "old", config())
     start(tmp_path / "old", config(tta="deep-retina"), resume=True)
     start(tmp_path / "new", config(tta="fast"))
-    message = refusal(RunFolderError, start, tmp_path / "new", config(tta="deep-retina"), resume=True)
+    message = refusal(ConfigMismatchError, start, tmp_path / "new", config(tta="deep-retina"), resume=True)
     assert "recipe.inference.tta was 'fast' and is now 'deep-retina'" in message
 
 
@@ -262,9 +263,9 @@ def test_several_differences_are_told_together_and_a_hash_in_words(tmp_path, ref
     config = {"verb": "demo", "a": 1, "b": 1, "c": 1, "data": {"ids_sha256": "aa", "images": 48}}
     start(tmp_path / "run", config)
     other = {**config, "data": {"ids_sha256": "bb", "images": 17}}
-    message = refusal(RunFolderError, start, tmp_path / "run", other, resume=True)
+    message = refusal(ConfigMismatchError, start, tmp_path / "run", other, resume=True)
     assert "data.images was 48 and is now 17; data.ids has other files or modalities than before. Give" in message
-    message = refusal(RunFolderError, start, tmp_path / "run", {**other, "a": 2, "b": 2, "c": 2}, resume=True)
+    message = refusal(ConfigMismatchError, start, tmp_path / "run", {**other, "a": 2, "b": 2, "c": 2}, resume=True)
     assert "a was 1 and is now 2; b was 1 and is now 2; c was 1 and is now 2; and 2 more. Give" in message
 
 
@@ -332,6 +333,22 @@ def test_overwriting_spares_a_run_within_that_another_process_works_at(old, refu
         assert before.items() <= snapshot(old).items()
     start(old, overwrite=True)
     assert not (old / "full").exists()
+
+
+def test_a_run_within_that_cannot_be_written_is_not_overwritten(old, refusal, monkeypatch):
+    with RunFolder.open(old / "full" / "none" / "seed-0", {"verb": "cell"}) as cell:
+        cell.write_result({"step": 1})
+
+    class Closed(FileLock):
+        def acquire(self, *arguments, **options):
+            if "seed-0" in str(self.lock_file):
+                raise PermissionError(13, "Permission denied")
+            return super().acquire(*arguments, **options)
+
+    monkeypatch.setattr(run_folder, "FileLock", Closed)
+    message = refusal(RunFolderError, start, old, overwrite=True)
+    assert message == f"{cell.path}: cannot be written: Permission denied; choose another folder"
+    assert (cell.path / "result.json").is_file()
 
 
 def test_a_folder_is_free_again_after_the_run_or_its_failure(tmp_path, refusal):

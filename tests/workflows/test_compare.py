@@ -379,6 +379,20 @@ def test_a_cell_that_does_not_say_how_it_was_trained_is_refused(assert_refused, 
     (copied / "run" / "full" / "none" / "seed-1" / "config.toml").unlink()
     verb = ("compare", "data/manifest.csv", "--out", "run", "--resume", *COLOURS)
     assert_refused(run_verb(*verb), "none/seed-1: has a result.json, but no config.toml", "remove the cell")
+    assert "finished cells: full 3" in run_verb("info", "run").output
+
+
+def test_a_disk_that_is_full_ends_a_comparison_at_once(assert_refused, run_verb, manifest, monkeypatch):
+    begun = []
+
+    def full(run, *_, **__):
+        begun.append(run.path)
+        msg = f"{run.path}: no space left; make room, then go on with --resume"
+        raise RunFolderError(msg)
+
+    monkeypatch.setattr(cells, "fit_segmenter", full)
+    assert_refused(run_verb("compare", manifest, "--out", "run", *COLOURS), "none/seed-0: no space left")
+    assert len(begun) == 1
 
 
 def test_without_a_name_the_shipped_style_model_restyles_in_the_protocol_full(run_verb, manifest, tmp_path):

@@ -61,6 +61,10 @@ class FolderInUseError(RunFolderError):
     """Another process works in the output folder."""
 
 
+class ConfigMismatchError(RunFolderError):
+    """The output folder holds a run of another config."""
+
+
 class InstallationError(NucstyleError):
     """Two installed packages do not fit each other."""
 

@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from nucstyle.core.config import read_toml, to_toml
-from nucstyle.core.errors import ConfigError, FolderInUseError, RunFolderError
+from nucstyle.core.errors import ConfigError, ConfigMismatchError, FolderInUseError, RunFolderError
 from nucstyle.core.installation import instruction_set
 from nucstyle.data.weights import replace_durably
 
@@ -85,6 +85,7 @@ class RunFolder:
 
         Raises:
             FolderInUseError: Another process has it open, or, to be deleted, a run within it.
+            ConfigMismatchError: The folder holds a run of another config, to go on with.
             RunFolderError: The folder holds something else, cannot be written, or is one of the inputs.
         """
         check_target(path, resume=resume, overwrite=overwrite, inputs=inputs)
@@ -142,6 +143,9 @@ class RunFolder:
                         "that, or choose another folder"
                     )
                     raise FolderInUseError(msg) from None
+                except OSError as error:
+                    msg = f"{lock.parent}: cannot be written: {error.strerror}; choose another folder"
+                    raise RunFolderError(msg) from None
 
     def write_environment(self, *, device: str, precision: str) -> None:
         """Record what the run was made with: versions, machine, time. Nothing in it changes the result's bytes."""
@@ -268,7 +272,7 @@ def _compare(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None
     trains = new.get("verb") in ("train-style", "train-segmenter")
     longer = "; to train longer, go on from this one in a new run with --init" if trains and _STEPS in found else ""
     msg = f"{path}: cannot resume, {'; '.join(told[:_TOLD])}{more}. Give all options as they were, or start a new run{longer}"
-    raise RunFolderError(msg)
+    raise ConfigMismatchError(msg)
 
 
 def _is_hash(key: str) -> bool:

@@ -102,17 +102,26 @@ def read_cell(cell: Path) -> dict[str, Any]:
 
 
 def finished_cells(parent: Path) -> Iterator[Cell]:
-    """(arm, seed, folder) of every finished cell; folders that are not named as an arm are somebody's own, put aside.
+    """(arm, seed, folder) of every finished cell; folders that are not named as an arm are somebody's own, put aside."""
+    return (one for one in _with_result(parent) if (one[2] / CONFIG).is_file())
+
+
+def check_configs(parent: Path) -> None:
+    """Refuse a cell that has a result and has lost its `config.toml`, so that nobody can tell what it was trained as.
 
     Raises:
-        RunFolderError: A cell has lost its `config.toml`, so that nobody can tell what it was trained as.
+        RunFolderError: With the cell.
     """
+    for _, _, cell in _with_result(parent):
+        if not (cell / CONFIG).is_file():
+            msg = f"{cell}: has a {RESULT}, but no {CONFIG} to say how it was trained; bring that back, or remove the cell"
+            raise RunFolderError(msg)
+
+
+def _with_result(parent: Path) -> Iterator[Cell]:
     for cell in sorted(parent.glob(f"*/{_PREFIX}*")):
         seed = cell.name.removeprefix(_PREFIX)
         if seed.isdecimal() and is_arm(cell.parent.name) and is_finished(cell):
-            if not (cell / CONFIG).is_file():
-                msg = f"{cell}: has a {RESULT}, but no {CONFIG} to say how it was trained; bring that back, or remove the cell"
-                raise RunFolderError(msg)
             yield cell.parent.name, int(seed), cell
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nucstyle.augment.references import References
-from nucstyle.core.errors import DatasetError, FolderInUseError, OptionError, RunFolderError, TrainingError
+from nucstyle.core.errors import (
+    ConfigMismatchError,
+    DatasetError,
+    FolderInUseError,
+    OptionError,
+    RunFolderError,
+    TrainingError,
+)
 from nucstyle.core.installation import choose_device
 from nucstyle.core.precision import resolve_precision
 from nucstyle.core.protocols import SILENT, Progress
@@ -51,6 +58,7 @@ from nucstyle.workflows.cells import (
     Cell,
     Scoring,
     cell_folder,
+    check_configs,
     check_scorable,
     drop_training_state,
     finished_cells,
@@ -555,7 +563,7 @@ def _work(
         except FolderInUseError:
             progress.say("another process works at this cell, so it is passed over")
             held.append(f"{key[0]}:{key[1]}")
-        except RunFolderError as error:  # such as one that was begun in another number format
+        except ConfigMismatchError as error:  # begun in another number format
             progress.say(f"passed over: {error}")
             unlike.append(str(error))
         else:
@@ -626,6 +634,7 @@ def _drop_left_over(cell: Path, *, keep_weights: bool, progress: Progress) -> No
 
 def _check_made(folder: Path, comparison: _Comparison, scoring: Scoring, chosen: Sequence[Key]) -> None:
     """Refuse cells that were finished or begun otherwise, or cannot be scored any more, before any work."""
+    check_configs(folder)
     asked = [(*key, cell_folder(folder, *key)) for key in chosen]
     begun = [one for one in asked if (one[2] / CONFIG).is_file() and not is_finished(one[2])]
     comparison.check([*finished_cells(folder), *begun], scoring)

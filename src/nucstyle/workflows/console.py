@@ -61,9 +61,7 @@ class ConsoleProgress:
         now = time.monotonic()
         if self._first is None:
             self._first = 0
-            if (
-                done < self._total
-            ):  # a stage may begin somewhere in the middle; what came before the first unit is not counted
+            if self._total > 1:  # it may begin somewhere in the middle, so that time counts from the first unit on
                 self._first, self._started = done, now
         rate = (done - self._first) / (now - self._started) if now > self._started else 0.0
         if self._bars is not None and self._bar is not None:
