@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from nucstyle.cli import app
-from nucstyle.core.errors import DatasetError, OptionError, RunFolderError
+from nucstyle.core.errors import ConfigMismatchError, DatasetError, OptionError, RunFolderError
 from nucstyle.core.protocols import Silent
 from nucstyle.data.dataset import open_dataset
 from nucstyle.data.fetch import Patience, record_of
@@ -470,7 +470,7 @@ def test_another_data_set_or_part_is_refused_with_those_there_are(refusal, tmp_p
 def test_a_folder_holds_one_part(refusal, get, site, train_zip):
     site.files["stage1_train.zip"] = train_zip
     get()
-    assert "part was 'train' and is now 'test'" in refusal(RunFolderError, get, part="test", resume=True)
+    assert "part was 'train' and is now 'test'" in refusal(ConfigMismatchError, get, part="test", resume=True)
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(refusal, get, tmp_path):
