@@ -9,7 +9,8 @@ NucstyleError              everything this package raises on purpose (exit code 
 │   ├── ImageError         one image or label file
 │   ├── WeightsError       a weights or checkpoint file
 │   └── RunFolderError     the folder that a verb writes
-│       └── FolderInUseError   another process works in it
+│       ├── FolderInUseError   another process works in it
+│       └── ConfigMismatchError   it holds a run of another config
 ├── InstallationError      two installed packages do not fit each other (exit code 2)
 ├── TrainingError          a training cannot go on (exit code 1)
 ├── MemoryShortageError    there is not enough memory for an image; verbs list it as one that could not be used

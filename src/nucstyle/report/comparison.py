@@ -18,7 +18,8 @@ Result = Mapping[str, Any]
 """A `result.json` of `compare`."""
 NONE, ALL, MINORITY = "none", "all", "minority"
 IMAGES, GALLERY, FAILURES, STYLE_GRID = "images.json", "gallery.json", "failures.json", "style-grid.png"
-"""What images gained and lost; what of their content restyled ones lost; the grid of styles in `samples/`."""
+"""What is known of the images that are scored; what they gained and lost; what of their content restyled ones lost; the grid of
+styles in `samples/`."""
 PROTOCOLS = ("full", "transfer")
 HIDDEN, OTHER, VALIDATION = "hidden", "other", "validation"
 _NAME = 24

@@ -470,13 +470,12 @@ class _Comparison:
             RunFolderError: With the first value that differs.
         """
         remedy = "give all options as they were, remove the cell, or use another --out"
-        styled, styled_remedy = (
-            None,
-            "the cells with style do not agree with each other; remove those that should not count",
-        )
-        if self.style_weights is not None:
-            styled_remedy = remedy
+        if self.style_weights is None:  # then the first of them is the measure
+            styled: dict[str, Any] | None = None
+            styled_remedy = "the cells with style do not agree with each other; remove those that should not count"
+        else:
             styled = {**self.restyled_by, "recipe": {"style": self.config["recipe"]["style"]}}
+            styled_remedy = remedy
         for arm, seed, cell in cells:
             config = read_config(cell)
             if (config.get("augment"), config.get("seed")) != (arm, seed):
